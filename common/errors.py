@@ -1,0 +1,18 @@
+"""The one kind of error that bad input raises, before any work starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigurationError(ValueError):
+    """Input that cannot be run. The message names the input, its value and what would be right."""
+
+
+def unknown(name: str, value: object, choices: Iterable[str]) -> ConfigurationError:
+    """The error for a `value` of parameter `name` that is none of `choices`; lists them."""
+    choices = list(choices)
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return ConfigurationError(f"{name}={value!r} is not known{hint}; choose from: {', '.join(choices)}")
