@@ -1,0 +1,141 @@
+"""Batches from images that lie on the device as one uint8 tensor, augmented there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from common.errors import ConfigurationError, unknown
+from common.seeding import generator
+
+if TYPE_CHECKING:
+    from common.datasets import Dataset
+
+AUGMENTATIONS = (None, "flip_crop")
+PADDING = 4  # pixels on every side; He et al., 1512.03385, section 4.2
+
+
+class Loader:
+    """Iterable over the batches of one epoch: pairs (x, y) on the images' device.
+
+    x: float32 (B, C, H, W) in channels_last memory, normalised with `mean` and `std`; y: int64
+    (B,). The last batch holds what is left.
+
+    With a `seed` (training) every epoch has a new order, and with `augment="flip_crop"` new
+    horizontal flips and new crops from the image zero-padded by 4 pixels. All of an epoch's choices
+    are drawn on the CPU when it starts, from the run's streams "order" and "augmentation" with the
+    epoch's number: they are the same on every device, and setting `epoch` resumes exactly.
+    Without a `seed` (evaluation) the images come as they are, in order.
+
+    images: uint8 (N, H, W, C); labels: int64 (N,); mean, std: float32 (C,) of pixels in [0, 1].
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        batch_size: int,
+        *,
+        augment: str | None = None,
+        seed: int | None = None,
+    ):
+        if augment not in AUGMENTATIONS:
+            raise unknown("augment", augment, map(str, AUGMENTATIONS))
+        if augment and seed is None:
+            raise ValueError("augmentation is for training: it needs a seed")
+        self.labels, self.mean, self.std = labels, mean, std
+        self.batch_size, self.augment, self.seed = batch_size, augment, seed
+        self.epoch = 0  # of the next iteration
+        self.height, self.width = images.shape[1:3]
+        margin = PADDING if augment else 0
+        # Zeros are put around the pixels, not around normalised values.
+        self.images = pad(images, (0, 0, margin, margin, margin, margin)) if margin else images
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = self.epoch
+        self.epoch += 1
+        return self._in_order() if self.seed is None else self._shuffled(*self._choices(epoch))
+
+    def _in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in zip(
+            self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
+        ):
+            yield normalise(x, self.mean, self.std), y
+
+    def _shuffled(
+        self, order: Tensor, corner: Tensor, flip: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        pixels = self.images.flatten(0, 2)  # (N H' W', C): H' and W' with the padding
+        windows = self._windows()
+        shape = (-1, self.height, self.width, pixels.shape[1])
+        for chosen, start, mirrored in zip(
+            order.split(self.batch_size),
+            corner.split(self.batch_size),
+            flip.split(self.batch_size),
+            strict=True,
+        ):
+            # One gather of whole pixels crops and flips the batch.
+            where = start[:, None] + windows[mirrored]
+            x = pixels.index_select(0, where.flatten()).view(shape)
+            yield normalise(x, self.mean, self.std), self.labels[chosen]
+
+    def _choices(self, epoch: int) -> Tensor:
+        """int64 (3, N) on the device: images in order, first pixel of each crop, flipped or not."""
+        count, height, width = self.images.shape[:3]
+        order = torch.randperm(count, generator=generator(self.seed, "order", epoch))
+        top = left = flip = torch.zeros_like(order)
+        if self.augment:
+            stream = generator(self.seed, "augmentation", epoch)
+            top, left = torch.randint(2 * PADDING + 1, (2, count), generator=stream)
+            flip = torch.randint(2, (count,), generator=stream)
+        corner = (order * height + top) * width + left
+        return torch.stack([order, corner, flip]).to(self.images.device)
+
+    def _windows(self) -> Tensor:
+        """int64 (2, H W): a crop's pixels, counted from its first one; as it is, and flipped."""
+        rows = torch.arange(self.height, device=self.images.device)[:, None] * self.images.shape[2]
+        columns = torch.arange(self.width, device=self.images.device)
+        return torch.stack([rows + columns, rows + columns.flip(0)]).flatten(1)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 (B, H, W, C) to float32 (B, C, H, W), channels_last: (pixel/255 - mean) / std."""
+    scale = 1 / (255 * std)
+    return images.float().mul_(scale).sub_(mean / std).permute(0, 3, 1, 2)
+
+
+def scoring_batch(
+    dataset: Dataset, per_class: int, seed: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """`per_class` training images of every class, un-augmented, for scores that need data.
+
+    Drawn without replacement from the run's stream "scoring images". Classes take turns, so a part
+    whose length is a multiple of their number is balanced too.
+    Returns, on `device`, x: float32 (per_class * classes, C, H, W), normalised; y: int64, labels.
+    Raises ConfigurationError if a class has fewer images.
+    """
+    labels = dataset.train_labels.cpu()
+    fewest = int(labels.bincount(minlength=dataset.spec.classes).min())
+    if not 1 <= per_class <= fewest:
+        raise ConfigurationError(
+            f"per_class={per_class} scoring images: {dataset.spec.title} has at least {fewest} "
+            f"training images of every class; choose from 1 to {fewest}"
+        )
+    order = torch.randperm(len(labels), generator=generator(seed, "scoring images"))
+    shuffled = labels[order]
+    chosen = [order[shuffled == label][:per_class] for label in range(dataset.spec.classes)]
+    # (per_class, classes): one of each class before the second of any.
+    where = torch.stack(chosen, dim=1).flatten().to(dataset.train_images.device)
+    x = normalise(dataset.train_images[where], dataset.mean, dataset.std)
+    return x.to(device), dataset.train_labels[where].to(device)
