@@ -15,4 +15,6 @@ def unknown(name: str, value: object, choices: Iterable[str]) -> ConfigurationEr
     choices = list(choices)
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return ConfigurationError(f"{name}={value!r} is not known{hint}; choose from: {', '.join(choices)}")
+    return ConfigurationError(
+        f"{name}={value!r} is not known{hint}; choose from: {', '.join(choices)}"
+    )

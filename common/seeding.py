@@ -1,8 +1,8 @@
 """Independent random streams that all derive from a run's one seed.
 
-Every random choice of a run (initial weights, scoring images, tie breaks, shuffles, data order ...)
-draws from a stream of its own, named by its purpose. Changing how often one of them draws moves none
-of the others, and nothing touches torch's global generator.
+Every random choice of a run (initial weights, scoring images, tie breaks, data order ...) draws
+from a stream of its own, named by its purpose. Changing how often one of them draws moves none of
+the others, and nothing touches torch's global generator.
 """
 
 from __future__ import annotations

@@ -1,0 +1,126 @@
+"""Where a run happens: device, precision, versions, and who is looking."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from common.errors import ConfigurationError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PACKAGES = ("torch", "torchvision", "torchbearer", "numpy", "pandas", "papermill")
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` -> the first GPU, or the CPU. Raises ConfigurationError if the device is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }[device.type]
+    if (device.index or 0) >= there:
+        raise ConfigurationError(
+            f"device={name!r} is not there: this torch sees "
+            f"{torch.cuda.device_count() if torch.cuda.is_available() else 'no'} CUDA device(s); "
+            "device='auto' takes what there is"
+        )
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` -> the fastest arithmetic that the device is good at.
+
+    bfloat16 where the hardware has it (CPUs with AVX512-BF16 or AMX, GPUs of compute capability 8.0
+    and later), float16 on GPUs with tensor cores but without bfloat16 (V100, T4), else float32.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        return (
+            "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
+        )
+    if device.type == "cpu" and {"avx512_bf16", "amx_bf16"} & _cpu_flags():
+        return "bfloat16"
+    return "float32"
+
+
+def hardware(device: torch.device) -> str:
+    """The device's name for people, its type first: `cuda: NVIDIA H100 80GB HBM3`,
+    `cpu: AMD EPYC, 2 threads`."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    if device.type == "mps":
+        return "mps: Apple GPU"
+    return (
+        f"cpu: {_cpu_info('model name') or platform.machine()}, {torch.get_num_threads()} threads"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@functools.cache
+def code_version() -> str:
+    """The commit of this code, with `+` if the code has uncommitted changes; `unknown` without
+    git."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if git("status", "--porcelain", "--", "common", "trials") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def person_watches() -> bool:
+    """Whether a progress bar has someone to look at it: a terminal, or a notebook run by hand.
+
+    A Jupyter front end allows the kernel to ask for input, papermill does not.
+    """
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    kernel = getattr(shell, "kernel", None)
+    if kernel is not None:
+        return bool(getattr(kernel, "_allow_stdin", False))
+    return sys.stderr.isatty()
+
+
+def _cpu_info(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpu_info("flags").split())

@@ -1,0 +1,88 @@
+"""Pruning of any `torch.nn.Module`, usable on its own:
+
+from common.pruning import apply, prune
+masks = prune(model, "SNIP", 0.9, batches=[(images, labels)])   # the weights are masked now
+...; optimizer.step(); apply(model, masks)                      # after every step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from common.errors import ConfigurationError, unknown
+from common.pruning.ablations import Initialise
+from common.pruning.masks import Masks, apply, keep_count, kept
+from common.pruning.methods import METHODS, Method
+from common.pruning.parameters import prunable
+from common.pruning.rounds import prune_ablated
+from common.pruning.scores import Batch, Context
+from common.seeding import generator
+
+__all__ = [
+    "METHODS",
+    "Masks",
+    "Method",
+    "apply",
+    "keep_count",
+    "kept",
+    "prunable",
+    "prune",
+]
+
+
+def prune(
+    model: nn.Module,
+    method: str,
+    sparsity: float,
+    *,
+    variant: str = "",
+    batches: Sequence[Batch] = (),
+    shape: Sequence[int] | None = None,
+    ablation: str = "none",
+    initialise: Initialise | None = None,
+    seed: int = 0,
+) -> Masks:
+    """Prune a model in place and return its masks, {parameter name: bool tensor}.
+
+    sparsity: the fraction of prunable weights removed, in [0, 1).
+    batches: (images, labels) for the methods that look at data (SNIP, grasp).
+    shape: of one input without its batch dimension, for SynFlow; taken from `batches` if not given.
+    ablation: none, shuffle, reinit, invert, shuffle_network, or a combination with +.
+    initialise: draws the model's weights, (model, generator) -> None; reinit needs it.
+
+    Raises ConfigurationError for an unknown method, variant or ablation, a sparsity outside [0, 1),
+    or where the method's data or shape is missing.
+    """
+    check_sparsity(sparsity)
+    chosen = find(method, variant)
+    if chosen.images_per_class and not batches:
+        raise ConfigurationError(
+            f"{method} scores on data: give it batches=[(images, labels), ...]"
+        )
+    if shape is None:
+        shape = batches[0][0].shape[1:] if batches else ()
+    if chosen.needs_shape and not shape:
+        raise ConfigurationError(f"{method} needs the shape of one input, e.g. shape=(3, 32, 32)")
+    context = Context(tuple(shape), batches, generator(seed, "pruning"))
+    return prune_ablated(model, chosen, sparsity, context, ablation, seed, initialise)
+
+
+def find(method: str, variant: str = "") -> Method:
+    """The registered method. Raises ConfigurationError with the choices."""
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    if variant not in METHODS[method]:
+        raise unknown(f"{method}'s variant", variant, [v or '""' for v in METHODS[method]])
+    return METHODS[method][variant]
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raises ConfigurationError unless sparsity is a number in [0, 1)."""
+    number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
+    if not number or not 0 <= sparsity < 1:
+        raise ConfigurationError(
+            f"sparsity={sparsity!r} is not a number in [0, 1): "
+            "it is the fraction of prunable weights removed"
+        )

@@ -1,0 +1,91 @@
+"""The ablations of Frankle et al. 2021: does it matter which weights, which values, which order?
+
+Each is one function at one stage of a run: on the scores of every round, on the final masks, or on
+the weights that the masks meet. Ablations of different stages combine with `+`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ConfigurationError, unknown
+from common.pruning.masks import Masks
+from common.pruning.scores import Scores
+
+Initialise = Callable[[nn.Module, torch.Generator], None]
+
+
+def invert(scores: Scores) -> Scores:
+    """The opposite end of the ranking: keep the lowest scores. The order of a signed score reverses
+    by negation; 1/score would reverse neither signs nor zeros."""
+    return {name: score.neg_() for name, score in scores.items()}
+
+
+def shuffle(masks: Masks, generator: torch.Generator) -> Masks:
+    """Permute every layer's mask at random: the density of each layer stays, the choice of weights
+    does not."""
+    return {
+        name: _permuted(mask.reshape(-1), generator).view(mask.shape)
+        for name, mask in masks.items()
+    }
+
+
+def shuffle_network(masks: Masks, generator: torch.Generator) -> Masks:
+    """One permutation over all prunable weights: the layerwise densities go as well (Tanaka et al.
+    2020, app. 11)."""
+    flat = _permuted(torch.cat([mask.reshape(-1) for mask in masks.values()]), generator)
+    parts = flat.split([mask.numel() for mask in masks.values()])
+    return {n: p.view(m.shape).clone() for (n, m), p in zip(masks.items(), parts, strict=True)}
+
+
+def reinit(model: nn.Module, initialise: Initialise, generator: torch.Generator) -> None:
+    """Draw the whole network anew from its own initialisation; the masks stay."""
+    initialise(model, generator)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An ablation's stage (`scores`, `masks` or `weights`) and its function."""
+
+    stage: str
+    apply: Callable
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "none": Ablation("none", lambda: None),
+    "shuffle": Ablation("masks", shuffle),
+    "reinit": Ablation("weights", reinit),
+    "invert": Ablation("scores", invert),
+    "shuffle_network": Ablation("masks", shuffle_network),
+}
+
+
+def parse(ablation: str) -> Mapping[str, Callable]:
+    """`"shuffle+reinit"` -> {stage: function}. Raises ConfigurationError for an unknown name or two
+    ablations of one stage, of which only one could show."""
+    names = [name.strip() for name in ablation.split("+")]
+    for name in names:
+        if name not in ABLATIONS:
+            raise unknown("ablation", name, ABLATIONS)
+    stages: dict[str, Callable] = {}
+    for name in names:
+        stage = ABLATIONS[name].stage
+        if stage in stages or (stage == "none" and len(names) > 1):
+            raise ConfigurationError(
+                f"ablation={ablation!r} combines {_quoted(names)}, which do not go together; "
+                "combine at most one each of: invert; shuffle or shuffle_network; reinit"
+            )
+        stages[stage] = ABLATIONS[name].apply
+    return stages
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return " and ".join(repr(name) for name in names)
+
+
+def _permuted(flat: Tensor, generator: torch.Generator) -> Tensor:
+    return flat[torch.randperm(flat.numel(), generator=generator).to(flat.device)]

@@ -1,0 +1,135 @@
+"""What a mask did to a network: layer collapse, weights that still carry signal, multiply-adds,
+conservation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from common.pruning.masks import Masks
+from common.pruning.parameters import prunable_modules
+from common.pruning.scores import in_mode
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
+
+
+def collapsed_layers(masks: Masks) -> list[str]:
+    """Layers without one weight left while others have some (Tanaka et al. 2020, section 3)."""
+    return [name for name, mask in masks.items() if not mask.any()]
+
+
+def multiply_adds(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
+    """Parameter name -> multiply-accumulate operations of its layer for one input of `shape`.
+
+    Each weight is used once per position of the layer's output (of its input, for a transposed
+    convolution). This is the "FLOPs" of the pruning literature; biases and normalisation are not
+    counted. Shapes are propagated on the meta device: nothing is computed.
+    """
+    positions: dict[str, int] = {}
+    modules = prunable_modules(model)
+
+    def record(name: str) -> Hook:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            transposed = isinstance(module, _ConvTransposeNd)
+            map_ = inputs[0] if transposed else output
+            if isinstance(module, nn.MultiheadAttention):
+                positions[name] = inputs[0].numel() // module.embed_dim
+            elif isinstance(module, nn.Linear):
+                positions[name] = map_.numel() // module.out_features
+            else:
+                positions[name] = map_.numel() // map_.shape[1]
+
+        return hook
+
+    hooks = [(module, record(name)) for name, (module, _) in modules.items()]
+    meta = {n: t.detach().to("meta") for n, t in _tensors(model)}
+    with in_mode(model, training=False), _hooked(hooks), torch.no_grad():
+        functional_call(model, meta, (torch.ones(1, *shape, device="meta"),))
+    weights = {name: getattr(module, attribute) for name, (module, attribute) in modules.items()}
+    return {name: weights[name].numel() * positions.get(name, 0) for name in weights}
+
+
+def effective_masks(model: nn.Module, masks: Masks, shape: Sequence[int]) -> Masks:
+    """Masks of the weights that lie on a path of kept weights from input to output.
+
+    The others can never change the output, whatever their value (Vysogorets and Kempe 2023). The
+    network runs once on booleans: a layer's output is 1 where a path from the input arrives, and
+    the backward pass is 1 where a path to the output leaves, so nothing overflows at any depth.
+    Pooling passes any path of its window. Needs pooling and activations as modules that keep
+    positive values positive (ReLU and the like).
+    """
+    modules = prunable_modules(model)
+    boolean = {name: masks[name].float() for name in modules}
+    leaves = {name: mask.requires_grad_() for name, mask in boolean.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _tensors(model):
+        # No bias starts a path, and normalisation passes what it gets.
+        neutral = torch.ones_like if name.endswith(("running_var", "weight")) else torch.zeros_like
+        tensors[name] = leaves.get(name, neutral(tensor))
+    hooks: list[tuple[nn.Module, Hook]] = []
+    for module in model.modules():
+        if isinstance(module, (nn.MaxPool1d, nn.MaxPool2d)):
+            hooks.append((module, _average_in_place_of_maximum))
+        elif any(True for _ in module.parameters(recurse=False)):
+            hooks.append((module, lambda module, inputs, output: _Path.apply(output)))
+    device = next(iter(leaves.values())).device
+    with in_mode(model, training=False), _hooked(hooks), torch.enable_grad():
+        output = functional_call(model, tensors, (torch.ones(1, *shape, device=device),))
+        gradients = torch.autograd.grad(
+            output.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+    return {n: masks[n] & (g > 0) for n, g in zip(leaves, gradients, strict=True)}
+
+
+def flow_through_units(
+    incoming: Tensor, outgoing: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Per hidden unit, the scores that enter it and those that leave it: ((units,), (units,)).
+
+    incoming: scores of the layer's weight, (units, inputs, ...); bias: of its bias, (units,);
+    outgoing: scores of the next layer's weight, (outputs, units, ...), or (outputs,
+    units*positions) of a linear layer behind a flattened map. SynFlow conserves: both are equal for
+    every unit (Tanaka et al. 2020, theorem 1).
+    """
+    units = len(incoming)
+    into = incoming.reshape(units, -1).sum(1)
+    out = outgoing.reshape(len(outgoing), units, -1).sum((0, 2))
+    return (into if bias is None else into + bias), out
+
+
+class _Path(torch.autograd.Function):
+    """1 where anything positive arrives, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return (gradient > 0).to(gradient.dtype)
+
+
+def _average_in_place_of_maximum(
+    module: nn.MaxPool1d | nn.MaxPool2d, inputs: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
+    pool = F.avg_pool1d if isinstance(module, nn.MaxPool1d) else F.avg_pool2d
+    return pool(inputs[0], module.kernel_size, module.stride, module.padding, module.ceil_mode)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+@contextmanager
+def _hooked(hooks: Sequence[tuple[nn.Module, Hook]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield

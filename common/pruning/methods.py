@@ -1,0 +1,62 @@
+"""The registry: a method is a score with a schedule and a scope, under the name of its folder.
+
+Adding one: write its score (scores.py), add a line here, put a notebook into `trials/<name>/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.pruning import scores
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a network is pruned.
+
+    score: what a weight is worth.
+    iterations: rounds of scoring and pruning; schedule: densities on the way (`exponential`,
+    `linear`); scope: `global` or a distribution (`uniform`, `erk`, `smart_ratio`).
+    revive: whether a later round may bring a pruned weight back.
+    images_per_class: how many scoring images of each class it needs; 0 = none.
+    needs_shape: whether it needs the shape of an input to make its own.
+    """
+
+    score: Callable
+    iterations: int = 1
+    schedule: str = "exponential"
+    scope: str = "global"
+    revive: bool = False
+    images_per_class: int = 0
+    needs_shape: bool = False
+
+
+# Method -> variant -> Method; "" is the method as published.
+METHODS: dict[str, dict[str, Method]] = {
+    "random": {
+        "": Method(scores.random),
+        "uniform": Method(scores.random, scope="uniform"),
+        "erk": Method(scores.random, scope="erk"),
+        "smart_ratio": Method(scores.random, scope="smart_ratio"),
+    },
+    "magnitude": {
+        "": Method(scores.magnitude),
+        "uniform": Method(scores.magnitude, scope="uniform"),
+    },
+    "SNIP": {
+        "": Method(scores.snip, images_per_class=10),
+        "iterative": Method(scores.snip, iterations=100, images_per_class=10),
+        "force": Method(scores.force, iterations=100, revive=True, images_per_class=10),
+    },
+    "grasp": {
+        "": Method(scores.grasp, images_per_class=10),
+        "absolute": Method(scores.grasp_absolute, images_per_class=10),
+    },
+    "synflow": {
+        "": Method(scores.synflow, iterations=100, needs_shape=True),
+        "one_shot": Method(scores.synflow, needs_shape=True),
+        "l2": Method(scores.synflow_l2, iterations=100, needs_shape=True),
+        "linear": Method(scores.synflow, iterations=100, schedule="linear", needs_shape=True),
+    },
+}

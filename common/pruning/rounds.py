@@ -1,0 +1,112 @@
+"""Pruning a network: rounds of scoring and masking, after which the weights are masked in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from common.pruning import ablations
+from common.pruning import masks as masking
+from common.pruning.distributions import DISTRIBUTIONS
+from common.pruning.masks import Masks
+from common.pruning.methods import Method
+from common.pruning.parameters import prunable
+from common.pruning.scores import Context, Scores
+from common.seeding import generator
+
+ScoreTransform = Callable[[Scores], Scores]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round left: its number (1-based), the density asked for and the masks."""
+
+    step: int
+    density: float
+    masks: Masks
+
+
+def prune_rounds(
+    model: nn.Module,
+    method: Method,
+    sparsity: float,
+    context: Context,
+    *,
+    transform: ScoreTransform | None = None,
+    first: Scores | None = None,
+    observe: Callable[[Round], None] | None = None,
+) -> Masks:
+    """Prune `sparsity` of the model's prunable weights by `method`; returns the masks.
+
+    In each round the pruned network is scored, the scores pass `transform` (an inversion), and the
+    best of the weights still there are kept (of all weights, where the method revives), exactly
+    round(density * prunable). The model is left with the final masks applied.
+
+    first: scores of the first round if they are known already (they are consumed).
+    observe: called after every round. Raises NonFiniteScoresError naming the layer.
+    """
+    weights = prunable(model)
+    if not weights:
+        raise ValueError("the model has no convolution or linear layer, so nothing to prune")
+    if method.revive:
+        context.dense = {name: w.detach().clone() for name, w in weights.items()}
+    total = sum(weight.numel() for weight in weights.values())
+    masks: Masks | None = None
+    for step in range(1, method.iterations + 1):
+        density = masking.density_after(step, method.iterations, 1 - sparsity, method.schedule)
+        scores = first if first is not None and step == 1 else method.score(model, context)
+        if transform is not None:
+            scores = transform(scores)
+        keep = round(density * total)
+        if method.scope != "global":
+            shapes = {name: tuple(w.shape) for name, w in weights.items()}
+            keep = DISTRIBUTIONS[method.scope](shapes, keep)
+        candidates = None if method.revive else masks
+        masks = masking.select(scores, keep, context.generator, candidates)
+        masks = masking.like_weights(model, masks)
+        if method.revive:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(context.dense[name])
+        masking.apply(model, masks)
+        if observe is not None:
+            observe(Round(step, density, masks))
+    return masks
+
+
+def prune_ablated(
+    model: nn.Module,
+    method: Method,
+    sparsity: float,
+    context: Context,
+    ablation: str,
+    seed: int,
+    initialise: ablations.Initialise | None = None,
+    first: Scores | None = None,
+) -> Masks:
+    """`prune_rounds` with an ablation (see ablations.py): on the scores of every round, on the
+    final masks, or on the weights that these are applied to.
+
+    initialise: how the model's weights are drawn; `reinit` needs it.
+    """
+    stages = ablations.parse(ablation)
+    # A shuffled mask keeps weights that the rounds set to zero.
+    dense = {n: w.detach().clone() for n, w in prunable(model).items()} if "masks" in stages else {}
+    masks = prune_rounds(
+        model, method, sparsity, context, transform=stages.get("scores"), first=first
+    )
+    if "masks" in stages:
+        masks = stages["masks"](masks, generator(seed, "mask shuffle"))
+        masks = masking.like_weights(model, masks)
+        with torch.no_grad():
+            for name, weight in prunable(model).items():
+                weight.copy_(dense[name])
+    if "weights" in stages:
+        if initialise is None:
+            raise ValueError(f"ablation={ablation!r} needs the model's initialisation")
+        stages["weights"](model, initialise, generator(seed, "redrawn weights"))
+    masking.apply(model, masks)
+    return masks

@@ -1,0 +1,203 @@
+r"""What a weight is worth: one function a method.
+
+Each takes the model and what the method may look at besides (`Context`), and returns a score for
+every prunable weight, `{parameter name: tensor of the weight's shape}`; the highest are kept. The
+model is left exactly as found: weights, BatchNorm statistics and train/eval state. In a round after
+the first the pruned weights of the model are zero.
+
+Notation: w a weight, L the loss, g = dL/dw, H the Hessian of L.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from common.pruning.parameters import prunable
+
+Scores = dict[str, Tensor]
+Batch = tuple[Tensor, Tensor]
+
+GRASP_TEMPERATURE = 200.0
+
+
+@dataclass
+class Context:
+    """What a score may use besides the model.
+
+    shape: of one input, without the batch dimension (data-free scores make their own input).
+    batches: scoring images and labels, (B, *shape) and (B,).
+    generator: the run's stream for random scores.
+    dense: the weights as they were before any pruning; set for methods that may revive weights.
+    """
+
+    shape: tuple[int, ...] = ()
+    batches: Sequence[Batch] = ()
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    dense: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+ScoreFunction = Callable[[nn.Module, Context], Scores]
+
+
+def random(model: nn.Module, context: Context) -> Scores:
+    """U(0, 1) (Su et al. 2020, Liu et al. 2022)."""
+    return {
+        name: torch.rand(weight.shape, generator=context.generator).to(weight.device)
+        for name, weight in prunable(model).items()
+    }
+
+
+def magnitude(model: nn.Module, context: Context) -> Scores:
+    """abs(w) (Han et al. 2015)."""
+    return {name: weight.detach().abs() for name, weight in prunable(model).items()}
+
+
+def snip(model: nn.Module, context: Context) -> Scores:
+    """abs(w g): the first-order change of the loss when w is removed (Lee et al. 2019, eq. 4-6)."""
+    weights = prunable(model)
+    gradients = _gradients(model, context.batches)
+    return {name: gradients[name].mul_(w.detach()).abs_() for name, w in weights.items()}
+
+
+def force(model: nn.Module, context: Context) -> Scores:
+    """abs(w g), g taken in the pruned network and w from before pruning (de Jorge et al. 2021, §4).
+
+    A weight that an earlier round pruned still has a gradient, so it may return.
+    """
+    gradients = _gradients(model, context.batches)
+    return {name: gradients[name].mul_(w).abs_() for name, w in context.dense.items()}
+
+
+def grasp(model: nn.Module, context: Context) -> Scores:
+    """w (Hg), signed; the loss on logits / 200 (Wang et al. 2020, eq. 8).
+
+    Removing w changes the gradient's norm by -w (Hg) to first order; what reduces it least goes.
+    """
+    products = _hessian_gradient_product(model, context.batches, GRASP_TEMPERATURE)
+    return {name: products[name].mul_(w.detach()) for name, w in prunable(model).items()}
+
+
+def grasp_absolute(model: nn.Module, context: Context) -> Scores:
+    """abs(w Hg): weights that change the gradient's norm most, in either direction."""
+    return {name: score.abs_() for name, score in grasp(model, context).items()}
+
+
+def synflow(model: nn.Module, context: Context) -> Scores:
+    """abs(w dR/dw), R the sum of the outputs for all-ones input and abs() of every parameter
+    (Tanaka et al. 2020, eq. 2)."""
+    return synaptic_flow(model, context.shape, torch.abs, list(prunable(model)))[1]
+
+
+def synflow_l2(model: nn.Module, context: Context) -> Scores:
+    """SynFlow with the squares of the parameters in place of their absolute values: the share of
+    each weight in the L2 path norm (Gebhart et al. 2021)."""
+    return synaptic_flow(model, context.shape, torch.square, list(prunable(model)))[1]
+
+
+def synaptic_flow(
+    model: nn.Module,
+    shape: Sequence[int],
+    positive: Callable[[Tensor], Tensor] = torch.abs,
+    names: Sequence[str] | None = None,
+) -> tuple[Tensor, Scores]:
+    """R and the scores p dR/dp of the parameters `names` (all when None) of the positive network.
+
+    In float64 throughout: R grows by a factor a layer and passes float32's range on deep networks
+    (ResNet-56: 6e70). In eval mode: BatchNorm in train mode would normalise the flow away and break
+    its conservation. On Apple's GPUs, which have no float64, the CPU does it and keeps the scores.
+    """
+    device = next(model.parameters()).device
+    on = torch.device("cpu") if device.type == "mps" else device
+    parameters = {
+        name: positive(p.detach().to(on, torch.float64)).requires_grad_()
+        for name, p in model.named_parameters()
+    }
+    buffers = {
+        name: b.detach().to(on, torch.float64) if b.is_floating_point() else b.detach().to(on)
+        for name, b in model.named_buffers()
+    }
+    ones = torch.ones(1, *shape, dtype=torch.float64, device=on)
+    with in_mode(model, training=False), torch.enable_grad():
+        flow = functional_call(model, (parameters, buffers), (ones,)).sum()
+    names = list(parameters) if names is None else names
+    chosen = [parameters[name] for name in names]
+    gradients = torch.autograd.grad(flow, chosen, allow_unused=True, materialize_grads=True)
+    with torch.no_grad():
+        scores = {
+            name: gradient.mul_(p)
+            for name, p, gradient in zip(names, chosen, gradients, strict=True)
+        }
+    return flow.detach(), scores
+
+
+def _gradients(
+    model: nn.Module, batches: Sequence[Batch], temperature: float = 1.0
+) -> dict[str, Tensor]:
+    """dL/dw of every prunable weight, L the mean cross-entropy over all images of all batches."""
+    total: dict[str, Tensor] = {}
+    for names, weights, loss in _losses(model, batches, temperature):
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        for name, gradient in zip(names, gradients, strict=True):
+            total[name] = total[name].add_(gradient) if name in total else gradient
+    return total
+
+
+def _hessian_gradient_product(
+    model: nn.Module, batches: Sequence[Batch], temperature: float
+) -> dict[str, Tensor]:
+    """Hg of every prunable weight: the gradient of <g, c> with c the value of g held constant.
+
+    One batch needs one forward pass, g being its own constant; several need g over all of them
+    first.
+    """
+    constant = _gradients(model, batches, temperature) if len(batches) > 1 else None
+    total: dict[str, Tensor] = {}
+    for names, weights, loss in _losses(model, batches, temperature):
+        gradients = torch.autograd.grad(
+            loss, weights, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        product = sum(
+            (g * (g.detach() if constant is None else constant[name])).sum()
+            for name, g in zip(names, gradients, strict=True)
+        )
+        products = torch.autograd.grad(product, weights, allow_unused=True, materialize_grads=True)
+        for name, value in zip(names, products, strict=True):
+            total[name] = total[name].add_(value) if name in total else value
+    return total
+
+
+def _losses(
+    model: nn.Module, batches: Sequence[Batch], temperature: float
+) -> Iterator[tuple[list[str], list[Tensor], Tensor]]:
+    """For each batch: the prunable names, their weights as leaves, and the batch's share of the
+    mean loss, in train mode (BatchNorm normalises by the batch, as in the papers)."""
+    if not batches:
+        raise ValueError("this score needs images and labels: give it batches of (images, labels)")
+    count = sum(len(labels) for _, labels in batches)
+    with in_mode(model, training=True), torch.enable_grad():
+        for images, labels in batches:
+            leaves = {n: w.detach().requires_grad_() for n, w in prunable(model).items()}
+            # BatchNorm writes its running statistics into these copies.
+            buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
+            logits = functional_call(model, (leaves, buffers), (images,)) / temperature
+            loss = F.cross_entropy(logits, labels, reduction="sum") / count
+            yield list(leaves), list(leaves.values()), loss
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """The model in train or eval mode; afterwards every module in the mode it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
