@@ -52,7 +52,7 @@ def index(
         if wrong:
             raise ValueError(
                 f"{part} has {found[wrong[0]]} images of {wrong[0]} instead of "
-                f"{each * (wrong[0] in numbers)} ({len(wrong)} classes have a wrong number)"
+                f"{each * (wrong[0] in numbers)} (classes with a wrong number: {len(wrong)})"
             )
         parts.append(([path for path, _ in pairs], [numbers[name] for _, name in pairs]))
     return parts[0], parts[1]
