@@ -12,19 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from common import datasets
 from common.errors import ConfigurationError, unknown
 
 FOLDER = Path(__file__).resolve().parent.parent / "figures" / "reference"
 
 # How the literature writes our names; figures label with them too.
-DATASETS = {
-    "digits": "digits",
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "tiny_imagenet": "Tiny ImageNet",
-}
+DATASETS = {name: spec.title for name, spec in datasets.DATASETS.items()}
 MODELS = {
     **{f"vgg{depth}": f"VGG-{depth}" for depth in (11, 13, 16, 19)},
     **{f"resnet{depth}": f"ResNet-{depth}" for depth in (18, 20, 32, 44, 56, 110)},

@@ -1,0 +1,205 @@
+"""What the masks and the scores look like layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from common.errors import ConfigurationError
+from common.plots import style, tables
+
+PANELS = 4  # sparsities shown at most, unless asked for
+
+
+@style.styled
+def layer_densities(
+    layers: pd.DataFrame,
+    summary: pd.DataFrame | None = None,
+    ablation: str = "none",
+    sparsities: Sequence[float] | None = None,
+) -> Figure:
+    """Share of weights that each layer keeps, logarithmic, from the input to the output.
+
+    Without a summary, `layers` is one run's table. With it: a line per method (mean over runs), a
+    panel per sparsity; at most four, spread over those there are, unless `sparsities` names them.
+    A layer without a weight left has no place on a logarithmic axis: it is crossed in a strip below
+    it. Raises ConfigurationError for an empty table, several networks, or an ablation or sparsity
+    that was not run.
+    """
+    if summary is None:
+        rows, caption = tables.single_run(layers, "layers"), []
+    else:
+        runs = tables.prepared(summary, ["dataset", "model", "seed", "run_id"])
+        tables.one_network(runs)
+        runs = _selected(runs, ablation, sparsities)
+        rows = tables.joined(layers, runs)
+        caption = [tables.described(runs) + f"; {style.ablation_style(ablation)[0]}."]
+    names, methods = list(dict.fromkeys(rows["layer"])), tables.methods(rows)
+    levels = sorted(rows["sparsity"].unique())
+    dead = tables.methods(rows[rows["density"] == 0])
+    figure, panels = _panels(len(levels), 1 if len(names) > style.NAMED else 2)
+    for axes, level in zip(panels, levels, strict=True):
+        part = rows[rows["sparsity"] == level]
+        strip = _density_axes(axes, rows["density"], len(dead))
+        for method in methods:
+            row = dead.index(method) if method in dead else 0
+            place = strip * (1 - (row + 0.5) / max(len(dead), 1))
+            _draw_densities(axes, tables.of(part, method), names, place)
+        axes.axhline(part["kept"].sum() / part["size"].sum(), **style.CHANCE)
+        style.name_layers(axes, names)
+        axes.set_ylabel("Weights kept" if axes.get_subplotspec().is_first_col() else "")
+        if summary is not None:
+            axes.set_title(f"{style.percent(level)} removed", loc="left", weight="bold")
+    handles = [
+        Line2D([], [], **_look(*method), label=style.method_label(*method))
+        for method in methods
+        if method[0]
+    ]
+    handles.append(Line2D([], [], label="whole network", **style.CHANCE))
+    if dead:
+        collapsed = style.COLLAPSED | {"label": "no weight left in the layer"}
+        handles.append(Line2D([], [], **collapsed))
+        if rows.duplicated(["method", "variant", "sparsity", "layer"]).any():
+            caption.append("Mean over runs; crossed: no weight left in at least one of them.")
+    style.legend_above(figure, handles)
+    style.write_caption(figure, *caption)
+    return figure
+
+
+@style.styled
+def scores_by_layer_size(layers: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
+    """Mean score of each layer against its number of weights, both logarithmic, a panel per method.
+
+    The line is R / size: every layer's scores sum to the same R, as SynFlow's do (Tanaka et al.
+    2020, theorem 2). Negative means are drawn hollow by their absolute value; means of exactly zero
+    are crossed at the lower edge. With a summary: its unmodified runs at the sparsity nearest to
+    0.9. Raises ConfigurationError as `layer_densities` does.
+    """
+    if summary is None:
+        rows, caption = tables.single_run(layers, "layers"), []
+    else:
+        runs = tables.prepared(summary, ["dataset", "model", "seed", "run_id"])
+        tables.one_network(runs)
+        runs = _selected(runs, "none", None)
+        level = tables.nearest(runs["sparsity"])
+        runs = runs[runs["sparsity"] == level]
+        rows = tables.joined(layers, runs)
+        caption = [tables.described(runs) + f"; {style.percent(level)} removed."]
+    methods = tables.methods(rows)
+    figure, panels = _panels(len(methods), 3, height=2.4, shared=False)
+    signed = False
+    for axes, method in zip(panels, methods, strict=True):
+        part = tables.of(rows, method).dropna(subset=["score_mean"])
+        hue, size, mean = style.colour(method[0]), part["size"], part["score_mean"]
+        axes.set(xscale="log", yscale="log", xlabel="Weights in the layer", ylabel="Mean score")
+        for chosen, face in ((mean > 0, hue), (mean < 0, "white")):
+            look = {"marker": "o", "ls": "none", "mfc": face, "mec": hue, "alpha": 0.8}
+            axes.plot(size[chosen], mean[chosen].abs(), **look)
+        signed |= bool((mean < 0).any())
+        edge = axes.get_xaxis_transform()
+        axes.plot(size[mean == 0], 0 * size[mean == 0], transform=edge, **style.COLLAPSED)
+        if (mean != 0).any():
+            total = (size * mean.abs())[mean != 0].median()
+            ends = np.array([size.min(), size.max()], dtype=float)
+            axes.plot(ends, total / ends, color=style.GREY, lw=1.0, zorder=1)
+        for _, end in part.iloc[[0, -1]].iterrows() if len(methods) == 1 else ():
+            _name_point(axes, end)
+        if method[0]:
+            axes.set_title(style.method_label(*method), color=hue, weight="bold")
+    handles = [Line2D([], [], color=style.GREY, lw=1.0, label="R / size: every layer sums to R")]
+    if signed:
+        hollow = {"marker": "o", "ls": "none", "mfc": "white", "mec": style.INK}
+        handles.append(Line2D([], [], label="negative mean (absolute value)", **hollow))
+    style.legend_above(figure, handles)
+    style.write_caption(figure, *caption)
+    return figure
+
+
+def _selected(
+    runs: pd.DataFrame, ablation: str, sparsities: Sequence[float] | None
+) -> pd.DataFrame:
+    """The pruned runs of an ablation, at `sparsities` or at PANELS of them spread over all."""
+    runs = runs[~tables.is_dense(runs) & (runs["ablation"] == ablation)]
+    found = sorted(runs["sparsity"].unique())
+    if not found:
+        raise ConfigurationError(f"ablation={ablation!r}: no pruned run with it")
+    if sparsities is None:
+        places = np.linspace(0, len(found) - 1, min(PANELS, len(found))).round().astype(int)
+        sparsities = [found[place] for place in places]
+    levels = [round(float(s), 9) for s in sparsities]
+    if missing := [s for s in levels if s not in found]:
+        raise ConfigurationError(
+            f"sparsities={missing}: not run; choose from: {', '.join(f'{s:g}' for s in found)}"
+        )
+    return runs[runs["sparsity"].isin(levels)]
+
+
+def _panels(
+    count: int, columns: int, height: float = 2.3, shared: bool = True
+) -> tuple[Figure, list[Axes]]:
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = style.new_figure(1.2 + height * rows + (0.6 if count == 1 else 0))
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    for axes in grid.flat[max(0, count - columns) : count]:  # the lowest panel of each column
+        axes.tick_params(labelbottom=True)
+    return figure, list(grid.flat[:count])
+
+
+def _name_point(axes: Axes, layer: pd.Series) -> None:
+    """The layer's name beside its dot."""
+    if not layer["score_mean"]:
+        return
+    look = {"textcoords": "offset points", "fontsize": 7.5, "color": style.INK, "va": "center"}
+    name, place = layer["layer"].removesuffix(".weight"), (layer["size"], abs(layer["score_mean"]))
+    axes.annotate(name, place, xytext=(8, 3), **look)
+
+
+def _density_axes(axes: Axes, densities: pd.Series, crosses: int) -> float:
+    """A log axis that holds all densities and, below them, a strip for rows of crosses; returns the
+    strip's height as a fraction of the axis."""
+    top, low = 1.4, densities[densities > 0].min() / 1.6
+    strip = (0.03 + 0.05 * crosses) if crosses else 0.0
+    bottom = low / (top / low) ** (strip / (1 - strip))
+    axes.set_yscale("log")
+    axes.set_ylim(bottom, top)
+    decades = [10.0**e for e in range(-9, 1) if 10.0**e >= low]
+    axes.yaxis.set_major_locator(FixedLocator(decades))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    if crosses:
+        axes.axhspan(bottom, low, color=style.ALARM, alpha=0.12, lw=0, zorder=0)
+        look = {"color": style.ALARM, "fontsize": 8, "ha": "right", "va": "center"}
+        axes.text(-0.012, strip / 2, "none", transform=axes.transAxes, **look)
+    return strip
+
+
+def _look(method: str, variant: str) -> dict:
+    return {
+        "color": style.colour(method),
+        "linestyle": "--" if variant else "-",
+        "marker": style.marker(method),
+    }
+
+
+def _draw_densities(axes: Axes, part: pd.DataFrame, names: list[str], place: float) -> None:
+    if part.empty:
+        return
+    look = _look(part["method"].iloc[0], part["variant"].iloc[0])
+    density = part.groupby("layer")["density"].agg(["mean", "min"]).reindex(names)
+    x = np.arange(len(names))
+    size = 3.5 if len(names) <= style.NAMED else 1.5
+    axes.plot(x, density["mean"].where(density["mean"] > 0), markersize=size, lw=1.3, **look)
+    dead = x[density["min"] == 0]
+    if not len(dead):  # an empty line would still count for the layout
+        return
+    crosses = style.COLLAPSED | {"color": look["color"], "zorder": 4, "clip_on": False}
+    axes.plot(dead, np.full(len(dead), place), transform=axes.get_xaxis_transform(), **crosses)

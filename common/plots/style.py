@@ -1,0 +1,215 @@
+"""How every figure looks, and how it is shown and saved: the one place for colours, lines, sizes.
+
+Figures are made without pyplot: nothing is registered anywhere, so a figure that is the last value
+of a notebook's cell appears once, and a thousand figures leak nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import textwrap
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from PIL import Image
+
+from common.reference import METHODS
+from common.results import write_atomically
+
+NAMED = 30  # layers up to which every one is named on an axis
+SHOWN_DPI = 120  # in a notebook
+WIDTH = 9.0  # inches: 900 px on a page at 100 dpi, two columns in print
+INK, GREY, ALARM = "#1a1a1a", "#8c8c8c", "#C1121F"
+NEUTRAL = "#3D5A80"  # a run whose method the figure is not told
+
+# Okabe and Ito's colours, which differ for every kind of colour vision: one hue per method.
+COLOURS = {
+    "random": "#CC79A7",
+    "magnitude": "#0072B2",
+    "SNIP": "#E69F00",
+    "grasp": "#009E73",
+    "synflow": "#D55E00",
+}
+MARKERS = {"random": "X", "magnitude": "o", "SNIP": "s", "grasp": "^", "synflow": "D"}
+_SPARE_COLOURS = ("#56B4E9", "#7A6A00", "#5D3A9B", "#A0522D")
+
+# One line style and marker per ablation, and how much of the method's hue it keeps.
+ABLATIONS: dict[str, tuple[str, str, str, float]] = {
+    "none": ("unmodified", "-", "o", 1.0),
+    "shuffle": ("mask shuffled", "--", "s", 0.75),
+    "reinit": ("weights redrawn", "-.", "^", 0.55),
+    "invert": ("scores inverted", ":", "D", 1.0),
+    "shuffle_network": ("mask shuffled over network", (0, (5, 1, 1, 1, 1, 1)), "P", 0.75),
+}
+_OTHER_ABLATION = ((0, (8, 2)), "v", 0.65)
+
+# Marks that mean the same in every figure.
+COLLAPSED = {"color": INK, "marker": "x", "linestyle": "none", "markersize": 5.5, "mew": 1.4}
+DENSE = {"color": INK, "linestyle": "-", "linewidth": 0.9}
+CHANCE = {"color": INK, "linestyle": (0, (1, 2)), "linewidth": 0.9}
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.06,
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "pruning-at-initialization",  # ids that do not change between two savings
+    "svg.fonttype": "path",
+}
+
+
+class Picture(Figure):
+    """A matplotlib Figure that carries its style along and shows itself, once, in a notebook."""
+
+    def draw(self, renderer: object) -> None:
+        with mpl.rc_context(STYLE):  # ticks are made only when drawn
+            super().draw(renderer)
+
+    def _ipython_display_(self) -> None:
+        """Shows itself, whichever backend is active. 128 colours are enough for a figure and make
+        a third of the bytes: executed notebooks stay light."""
+        from IPython.display import display
+
+        picture, small = io.BytesIO(), io.BytesIO()
+        self.savefig(picture, format="png", dpi=SHOWN_DPI)
+        Image.open(picture).convert("RGB").quantize(128).save(small, "png", optimize=True)
+        display({"image/png": small.getvalue(), "text/plain": repr(self)}, raw=True)
+
+
+def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Builds the figure in the suite's style and then fixes its layout: panels keep their place
+    at every resolution and in every file format."""
+
+    @functools.wraps(function)
+    def wrapper(*args: object, **kwargs: object) -> Figure:
+        with mpl.rc_context(STYLE):
+            figure = function(*args, **kwargs)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        return figure
+
+    return wrapper
+
+
+def new_figure(height: float, width: float = WIDTH) -> Picture:
+    """An empty figure, `width` x `height` inches, that arranges its own panels."""
+    return Picture(figsize=(width, height), layout="constrained")
+
+
+def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend above all panels, in as many columns as fit the figure's width."""
+    look = {"loc": "outside upper left", "handlelength": 2.8, "columnspacing": 1.4}
+    for rows in range(1, len(handles) + 1):
+        legend = figure.legend(handles=handles, ncols=-(-len(handles) // rows), **look)
+        if rows == len(handles) or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
+def write_caption(figure: Figure, *sentences: str) -> None:
+    """What the figure was made from, below it, in small type; empty sentences are left out."""
+    characters = int(figure.get_figwidth() * 17)
+    lines = [textwrap.fill(sentence, characters) for sentence in sentences if sentence]
+    text = "\n".join(lines)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color="#555555", linespacing=1.35)
+
+
+def save(figure: Figure, folder: str | Path, name: str, dpi: int = 160) -> tuple[Path, Path]:
+    """Write `folder/name.png` and `.svg` (each whole or not at all) and return the two paths.
+
+    The same figure gives the same bytes: no dates, no random ids.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / f"{name}.png", folder / f"{name}.svg"
+    for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
+        look = {"format": path.suffix[1:], "dpi": dpi, "metadata": metadata}
+        with mpl.rc_context(STYLE):
+            write_atomically(path, lambda p, look=look: figure.savefig(p, **look))
+    return paths
+
+
+def colour(method: str) -> str:
+    """The method's hue; a method that is not in the table always gets the same spare one."""
+    if not method:
+        return NEUTRAL
+    spare = _SPARE_COLOURS[zlib.crc32(method.encode()) % len(_SPARE_COLOURS)]
+    return COLOURS.get(method, spare)
+
+
+def marker(method: str) -> str:
+    """The method's marker where figures hold one line per method."""
+    return MARKERS.get(method, "v" if method else "o")
+
+
+def lighter(hue: str, share: float) -> tuple[float, float, float]:
+    """`share` of the hue, the rest white."""
+    return tuple(1 - share * (1 - part) for part in mpl.colors.to_rgb(hue))
+
+
+def ablation_style(ablation: str) -> tuple[str, object, str, float]:
+    """(label, line style, marker, share of the hue) of an ablation; combinations share one look."""
+    return ABLATIONS.get(ablation, (ablation.replace("_", " "), *_OTHER_ABLATION))
+
+
+def ordered(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The distinct `names`: those of `known` in its order, then the others by name."""
+    known = list(known)
+    place = {name: index for index, name in enumerate(known)}
+    return sorted(set(names), key=lambda name: (place.get(name, len(known)), name))
+
+
+def method_label(method: str, variant: str = "") -> str:
+    """`SynFlow` or `SynFlow (one shot)`."""
+    name = METHODS.get(method, method)
+    name = name[0].upper() + name[1:]
+    return f"{name} ({variant.replace('_', ' ')})" if variant else name
+
+
+def percent(value: float) -> str:
+    """0.9 -> `90%`; as many digits as it takes (0.9982 -> `99.82%`)."""
+    return f"{100 * value:.4g}%"
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """0.01, 0.1, 1 on a logarithmic axis; 0.2, 0.5 as well where it spans less than two decades."""
+    low, high = sorted(axis.get_view_interval())
+    steps = (1,) if low <= 0 or high / low > 100 else (1, 2, 5)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def name_layers(axes: Axes, names: Sequence[str]) -> None:
+    """Layer names below the axes at 0, 1, ...: all of them, or evenly spaced ones of many."""
+    step = -(-len(names) // NAMED)
+    short = [name.removesuffix(".weight") for name in names]
+    axes.set_xticks(range(0, len(names), step), short[::step], rotation=90, fontsize=7)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.grid(axis="x", visible=step == 1)

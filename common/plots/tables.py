@@ -1,0 +1,170 @@
+"""What the figures need of the result tables: grouping, joining, and the caption's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from common.errors import ConfigurationError, unknown
+from common.plots.style import ABLATIONS, ordered
+from common.reference import DATASETS, METHODS, MODELS
+
+# What makes two runs one experiment with other seeds: never averaged across these.
+SETTING = ("dataset", "model", "protocol", "epochs")
+STATISTICS = {
+    "test_accuracy": "Test accuracy, last epoch (%)",
+    "best_test_accuracy": "Test accuracy, best epoch (%)",
+}
+
+
+def prepared(summary: pd.DataFrame, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """A copy of the summary with empty variants and ablations named and equal sparsities equal.
+
+    Raises ConfigurationError if there is no run, or a column is missing.
+    """
+    needed = ["method", "sparsity", *columns]
+    if missing := [name for name in needed if name not in summary]:
+        raise ConfigurationError(f"summary: no column {', '.join(missing)}")
+    if summary.empty:
+        raise ConfigurationError("summary: no finished run to draw")
+    runs = summary.copy()
+    for column, default in (("variant", ""), ("ablation", "none")):
+        values = runs[column] if column in runs else pd.Series(default, runs.index)
+        runs[column] = values.astype(object).where(values.notna(), default).astype(str)
+    runs["sparsity"] = runs["sparsity"].round(9)
+    return runs
+
+
+def one_network(summary: pd.DataFrame) -> None:
+    """Raises ConfigurationError if the runs are of several data sets or models."""
+    for column in ("dataset", "model"):
+        values = sorted(summary[column].astype(str).unique())
+        if len(values) > 1:
+            raise ConfigurationError(
+                f"{column}: one figure shows one {column}, not {', '.join(values)}; "
+                "draw each part of plots.settings(summary)"
+            )
+
+
+def settings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The summary in parts that may be averaged over seeds: each of one data set, model, protocol
+    and number of epochs; the part with most runs first. Keys name the part, for a file or heading.
+    """
+    runs = prepared(summary, SETTING)
+    varying = [name for name in SETTING if runs[name].nunique() > 1] or ["dataset", "model"]
+    parts = {}
+    for key, part in runs.groupby(varying):
+        named = dict(zip(varying, key, strict=True))
+        if "epochs" in named:
+            named["epochs"] = f"{named['epochs']}epochs"
+        parts["-".join(map(str, named.values()))] = part
+    return dict(sorted(parts.items(), key=lambda item: -len(item[1])))
+
+
+def is_dense(runs: pd.DataFrame) -> pd.Series:
+    """Which runs removed nothing: the dense network, whatever their method and ablation."""
+    return runs["sparsity"] == 0
+
+
+def methods(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """(method, variant) of the pruned runs, in the suite's order."""
+    pairs = set(zip(runs["method"], runs["variant"], strict=True))
+    return [
+        (name, variant)
+        for name in ordered((m for m, _ in pairs), METHODS)
+        for variant in sorted(v for m, v in pairs if m == name)
+    ]
+
+
+def ablations(runs: pd.DataFrame) -> list[str]:
+    """The ablations in the runs, in the suite's order."""
+    return ordered(runs["ablation"], ABLATIONS)
+
+
+def of(runs: pd.DataFrame, method: tuple[str, str], ablation: str | None = None) -> pd.DataFrame:
+    """The rows of one (method, variant), of one ablation if named."""
+    rows = runs[(runs["method"] == method[0]) & (runs["variant"] == method[1])]
+    return rows if ablation is None else rows[rows["ablation"] == ablation]
+
+
+def curve(runs: pd.DataFrame, statistic: str) -> pd.DataFrame:
+    """Per sparsity, ascending: mean, low (minimum), high (maximum) and n of `statistic`."""
+    grouped = runs.groupby("sparsity")[statistic]
+    return grouped.agg(mean="mean", low="min", high="max", n="count").reset_index()
+
+
+def joined(part: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `epochs` or `layers` with their run's variant, ablation, sparsity and seed."""
+    keys = ["method", "run_id"]
+    runs = summary[[*keys, "variant", "ablation", "sparsity", "seed"]]
+    rows = part.drop(columns=[c for c in runs if c in part and c not in keys])
+    rows = rows.merge(runs, on=keys, how="inner", validate="many_to_one")
+    if rows.empty:
+        raise ConfigurationError("no layers or epochs belong to the runs of the summary")
+    return rows
+
+
+def single_run(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """One run's layers or epochs with the columns that a join would have given it."""
+    if table.empty:
+        raise ConfigurationError(f"{name}: the table is empty, nothing to draw")
+    method = table.get("method", "")
+    return table.assign(method=method, variant="", ablation="none", sparsity=0.0)
+
+
+def nearest(sparsities: pd.Series, wanted: float = 0.9) -> float:
+    """The sparsity of pruned runs nearest to the one at which methods are usually compared."""
+    pruned = sorted(s for s in sparsities.unique() if s > 0)
+    return min(pruned, key=lambda s: abs(s - wanted)) if pruned else 0.0
+
+
+def check_ablation(pruned: pd.DataFrame, ablation: str) -> None:
+    """Raises ConfigurationError if pruned runs exist, but none with `ablation`."""
+    if len(pruned) and ablation not in set(pruned["ablation"]):
+        raise unknown("ablation", ablation, ablations(pruned))
+
+
+def check_statistic(statistic: str) -> None:
+    """Raises ConfigurationError unless `statistic` is an accuracy of the summary."""
+    if statistic not in STATISTICS:
+        raise unknown("statistic", statistic, STATISTICS)
+
+
+def described(summary: pd.DataFrame) -> str:
+    """The caption's first line: data set, model, protocol, runs and seeds, hardware, code.
+
+    A value that differs between runs is called mixed and listed.
+    """
+
+    def value(column: str, names: dict[str, str] | None = None) -> str:
+        if column not in summary:
+            return f"{column} unknown"
+        found = [str(v) for v in summary[column].dropna().unique()]
+        found = sorted((names or {}).get(v, v) for v in found)
+        if len(found) > 1:
+            shown = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+            return f"{column} mixed ({shown})"
+        return found[0] if found else f"{column} unknown"
+
+    epochs, code = value("epochs"), value("code_version")
+    return "; ".join(
+        [
+            f"{value('model', MODELS)} on {value('dataset', DATASETS)}",
+            f"protocol {value('protocol')}"
+            + (f", {epochs} epoch{'s' * (epochs != '1')}" if epochs.isdigit() else f", {epochs}"),
+            _counted(summary),
+            value("device"),
+            code if code.startswith("code_version") else f"code {code}",
+        ]
+    )
+
+
+def _counted(summary: pd.DataFrame) -> str:
+    """`80 runs, 3 seeds (0, 1, 2)`."""
+    runs = f"{len(summary)} run{'s' * (len(summary) != 1)}"
+    if "seed" not in summary:
+        return runs
+    seeds = sorted(int(seed) for seed in summary["seed"].dropna().unique())
+    shown = ", ".join(map(str, seeds)) if len(seeds) <= 5 else f"{seeds[0]} … {seeds[-1]}"
+    return f"{runs}, " + (f"seed {shown}" if len(seeds) == 1 else f"{len(seeds)} seeds ({shown})")
