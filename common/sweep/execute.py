@@ -1,0 +1,181 @@
+"""One job from claim to result. Any `concurrent.futures` executor may call `execute`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.results import is_done
+from common.sweep import claims, slots
+from common.sweep.job import Job
+from common.sweep.processes import MARK, kill_marked
+
+ROOT = Path(__file__).resolve().parents[2]  # what runs import is there
+POLL = 0.1  # seconds
+GRACE = 3.0  # seconds that a worker has to end by itself
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: done, failed (with the error's last line), stopped, or `elsewhere`:
+    another sweep is at it. seconds: if we did it."""
+
+    state: str
+    error: str | None = None
+    seconds: float | None = None
+
+
+def execute(job: Job, since: float = 0.0, stop: threading.Event | None = None) -> Outcome:
+    """Do the job, unless it is done or someone else is at it, and say what came of it.
+
+    A failure recorded after the file time `since` counts; an earlier one is tried again. When
+    `stop` is set, the run and everything it started are ended.
+    """
+    if is_done(job.folder):
+        return Outcome("done")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    claim = claims.take(job.folder)
+    if claim is None:
+        return Outcome("elsewhere")
+    earlier = claim.previous
+    if is_done(job.folder):  # between our look and our claim
+        claim.withdraw()
+        return Outcome("done")
+    if earlier and earlier.state == "failed" and earlier.changed >= since:
+        claim.withdraw()
+        return Outcome("failed", earlier.error)
+    _clear(job.folder)
+    beat = _every(claims.BEAT, claim.beat)
+    try:
+        ended = run_notebook(
+            job.notebook,
+            job.folder / "notebook.ipynb",
+            job.parameters,
+            started=claim.shared_with,
+            carry_on=lambda: beat() and not (stop and stop.is_set()),
+        )
+    except OSError as error:  # no memory for a process, no space for its files ...
+        ended = Outcome("failed", f"{type(error).__name__}: {error}")
+    if ended is None and not is_done(job.folder):
+        ended = Outcome("failed", "the notebook ended without writing summary.csv")
+    if ended is None:
+        return Outcome("done", seconds=claim.end("done"))
+    claim.end(ended.state, ended.error)
+    return ended
+
+
+def run_notebook(
+    notebook: Path,
+    output: Path,
+    parameters: Mapping[str, object],
+    started: Callable[[int], None] = lambda pid: None,
+    carry_on: Callable[[], bool] = lambda: True,
+) -> Outcome | None:
+    """Execute a notebook in a process of its own; None if it ran to its end, else what happened.
+
+    Beside `output`: log.txt, and error.txt with the traceback if it failed. `started` is told the
+    process id; when `carry_on` returns False everything is ended. Nothing is left running.
+    """
+    mark = uuid.uuid4().hex
+    error = output.with_name("error.txt")
+    stopped = False
+    with (
+        tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as scratch,
+        open(output.with_name("log.txt"), "wb") as log,
+    ):
+        task = {
+            "notebook": str(notebook),
+            "output": str(output),
+            "parameters": dict(parameters),
+            "error": str(error),
+            "scratch": scratch,
+            "parent": os.getpid(),
+        }
+        process = _start(task, log, _environment(mark, scratch))
+        try:
+            started(process.pid)
+            while process.poll() is None and not stopped:
+                time.sleep(POLL)
+                stopped = not carry_on()
+        finally:
+            _end(process, mark)
+    if process.returncode == 0 and not stopped:
+        return None
+    if stopped:
+        return Outcome("stopped")
+    return Outcome("failed", _reason(error, process.returncode))
+
+
+def _environment(mark: str, scratch: str) -> dict[str, str]:
+    """Of a run: the slot's share of the machine; nothing of this user's IPython."""
+    own = {MARK: mark, "IPYTHONDIR": scratch, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    return {**kept, **slots.environment(), **own}
+
+
+def _start(task: dict, log: object, environment: dict[str, str]) -> subprocess.Popen:
+    """A session of its own: the terminal's Ctrl-C is for the sweep, which ends its workers."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "common.sweep.worker"],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+    )
+    with suppress(BrokenPipeError), process.stdin as pipe:  # it died: its exit status will tell
+        pipe.write(json.dumps(task).encode())
+    return process
+
+
+def _end(process: subprocess.Popen, mark: str) -> None:
+    """End the worker, gently first, and then whatever it left behind."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    kill_marked(mark)
+
+
+def _reason(error: Path, status: int) -> str:
+    """The last line of what went wrong."""
+    with suppress(OSError, IndexError):
+        return error.read_text(encoding="utf-8").rstrip().splitlines()[-1]
+    if status < 0:
+        memory = "; the machine may be short of memory" if status == -signal.SIGKILL else ""
+        return f"the run was ended by {signal.Signals(-status).name}{memory}"
+    return f"the worker ended with exit status {status}; see log.txt"
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier attempt told onlookers."""
+    for name in ("progress.json", "error.txt"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _every(seconds: float, call: Callable[[], bool]) -> Callable[[], bool]:
+    """`call`, but no more often than that; between calls the last answer holds."""
+    last, answer = time.monotonic(), True
+
+    def limited() -> bool:
+        nonlocal last, answer
+        if time.monotonic() - last >= seconds:
+            last, answer = time.monotonic(), call()
+        return answer
+
+    return limited

@@ -1,0 +1,158 @@
+"""A grid file -> the parameters of its runs.
+
+title: ...
+description: ...
+defaults: {protocol: quick}        # optional; every block starts from them
+runs:
+  - method: [SNIP, synflow]        # a block is the product of its lists
+    sparsity: [0.6, 0.95]
+    ablation: none
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from common.errors import ConfigurationError, unknown
+from common.experiment import PARAMETERS
+
+SETTABLE = tuple(name for name in PARAMETERS if name != "results_dir")
+_SCALARS = (str, int, float, bool, type(None))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A batch of runs; `blocks` hold the values of each key, their product is a block's runs."""
+
+    name: str
+    path: Path
+    title: str
+    description: str
+    blocks: tuple[Mapping[str, list], ...]
+
+    def runs(self, overrides: Mapping[str, list] | None = None) -> Iterator[tuple[str, dict]]:
+        """(where it stands, {method and parameters}) of every run, in the file's order.
+
+        `overrides` replace a parameter's values in every block.
+        """
+        for number, block in enumerate(self.blocks, 1):
+            values = {**block, **(overrides or {})}
+            for combination in itertools.product(*values.values()):
+                yield f"{self.path}: block {number}", dict(zip(values, combination, strict=True))
+
+
+def names(folder: Path) -> list[str]:
+    """The grids in `folder`."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def find(name: str, folder: Path, methods: Iterable[str]) -> Grid:
+    """The grid `name`: a file of `folder`, or the path of a YAML file.
+
+    Raises ConfigurationError as `load` does, or with the choices.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return load(Path(name), methods)
+    if name not in names(folder):
+        raise unknown("grid", name, [*names(folder), "or the path of a YAML file"])
+    return load(folder / f"{name}.yaml", methods)
+
+
+def load(path: Path, methods: Iterable[str]) -> Grid:
+    """Read a grid file. Raises ConfigurationError: which file, which key, what would be right."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not a readable grid file ({error})") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
+    content = _mapping(content, f"{path}", ("title", "description", "defaults", "runs"))
+    for key in ("title", "description"):
+        if not isinstance(content.get(key), str):
+            raise ConfigurationError(f"{path}: {key} must be a line of text")
+    defaults = _mapping(content.get("defaults", {}), f"{path}: defaults", ("method", *SETTABLE))
+    for key, value in defaults.items():
+        if not isinstance(value, _SCALARS):
+            raise ConfigurationError(f"{path}: defaults: {key} must be one value, not {value!r}")
+    runs = content.get("runs")
+    if not isinstance(runs, list) or not runs:
+        raise ConfigurationError(f"{path}: runs must be a list of at least one block")
+    blocks = [
+        _block(block, defaults, f"{path}: block {number}", list(methods))
+        for number, block in enumerate(runs, 1)
+    ]
+    return Grid(path.stem, path, content["title"], content["description"], tuple(blocks))
+
+
+def overrides(settings: Iterable[str]) -> dict[str, list]:
+    """`name=value` settings of the command line -> {name: values}.
+
+    A value is a YAML scalar; `a,b` or `[a, b]` are several.
+    """
+    found: dict[str, list] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigurationError(f"-p {setting!r}: write it as name=value")
+        if name not in SETTABLE:
+            raise unknown("-p", name, SETTABLE)
+        if "," in text and not text.startswith("["):
+            text = f"[{text}]"
+        try:
+            found[name] = _values(yaml.safe_load(text), f"-p {name}")
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"-p {setting!r}: the value is not valid YAML") from error
+    return found
+
+
+def _block(block: object, defaults: Mapping, where: str, methods: list[str]) -> dict[str, list]:
+    block = {**defaults, **_mapping(block, where, ("method", *SETTABLE))}
+    values = {key: _values(value, f"{where}: {key}") for key, value in block.items()}
+    if "method" not in values:
+        raise ConfigurationError(f"{where}: method is missing; choose from: {', '.join(methods)}")
+    for method in values["method"]:
+        if method not in methods:
+            raise unknown(f"{where}: method", method, methods)
+    return values
+
+
+def _mapping(value: object, where: str, keys: tuple[str, ...]) -> dict:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{where} must be `key: value` lines, with keys {', '.join(keys)}")
+    for key in value:
+        if key == "results_dir":
+            raise ConfigurationError(f"{where}: results_dir is the command line's: --results DIR")
+        if key not in keys:
+            raise unknown(f"{where}: key", key, keys)
+    return value
+
+
+def _values(value: object, where: str) -> list:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ConfigurationError(f"{where} is an empty list: give at least one value")
+    for one in values:
+        if not isinstance(one, _SCALARS):
+            raise ConfigurationError(f"{where} must be a value or a list of values, not {one!r}")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where PyYAML lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # the parent class has an error for it
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)

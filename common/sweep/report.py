@@ -1,0 +1,118 @@
+"""What came of a grid: its status, its failures, its collected tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common import results
+from common.sweep import claims
+from common.sweep.estimate import Estimate, in_words
+from common.sweep.execute import run_notebook
+from common.sweep.job import Job
+from common.sweep.progress import how_far
+
+TABLES = ("summary.csv", "epochs.csv", "layers.csv")
+
+
+@dataclass
+class Status:
+    """Where every run of a grid stands; failed holds the error's last line."""
+
+    done: list[Job] = field(default_factory=list)
+    running: list[Job] = field(default_factory=list)
+    failed: dict[Job, str] = field(default_factory=dict)
+    left: list[Job] = field(default_factory=list)
+
+
+def look(jobs: list[Job]) -> Status:
+    """Read the run folders, whoever is working on them."""
+    status = Status()
+    for job in jobs:
+        attempt = None if results.is_done(job.folder) else claims.last(job.folder)
+        if results.is_done(job.folder):
+            status.done.append(job)
+        elif attempt and attempt.under_way():
+            status.running.append(job)
+        elif attempt and attempt.state == "failed":
+            status.failed[job] = attempt.error
+        else:
+            status.left.append(job)
+    return status
+
+
+def show_status(jobs: list[Job], console: Console) -> None:
+    """Print what is done, running, failed and left, and the time that the rest should take."""
+    status = look(jobs)
+    estimate = Estimate()
+    estimate.learn_from_folders(status.done)
+    for job in status.running:
+        console.print(f"running  {escape(job.name)}  {how_far(job.folder)}", soft_wrap=True)
+    show_failures(status.failed, console)
+    console.print(
+        f"{len(status.done)}/{len(jobs)} done, {len(status.running)} running, "
+        f"{len(status.failed)} failed, {len(status.left)} left"
+    )
+    rest = [*status.running, *status.failed, *status.left]
+    if rest:
+        workers = max(1, len(status.running))
+        seconds = estimate.total(rest)
+        expected = in_words(seconds / workers) if seconds is not None else "unknown so far"
+        console.print(f"Expected time for the rest, {workers} at a time: {expected}")
+
+
+def show_failures(failed: Mapping[Job, str], console: Console) -> None:
+    """A short table: run, error's last line, notebook to open."""
+    if not failed:
+        return
+    table = Table("Failed run", "Error", "Notebook", show_lines=True)
+    for job, error in failed.items():
+        notebook = job.folder / "notebook.ipynb"
+        if not notebook.is_file():  # it did not come so far
+            notebook = notebook.with_name("log.txt")
+        table.add_row(escape(job.name), escape(error), escape(os.path.relpath(notebook)))
+    console.print(table)
+
+
+def collect(root: Path, console: Console) -> None:
+    """One table each from all finished runs, into `root`; says what was left out and why.
+
+    Raises ConfigurationError if no run is finished.
+    """
+    collected = results.collect(root)
+    results.write_collected(collected, root)
+    runs = len(collected.summary)
+    console.print(
+        f"{runs} runs -> {', '.join(str(root / name) for name in TABLES)}", soft_wrap=True
+    )
+    for folder, reason in collected.left_out:
+        console.print(f"left out: {escape(str(folder))}: {escape(reason)}", soft_wrap=True)
+
+
+def draw(notebook: Path, root: Path, console: Console) -> Path | None:
+    """Execute the figures notebook on the grid in `root`; returns the main figure, None on failure.
+
+    Raises ConfigurationError if no run is finished.
+    """
+    results.collect(root)
+    output = root / "figures"
+    output.mkdir(exist_ok=True)
+    parameters = {
+        "grid": root.name,
+        "results_dir": str(root.parent),
+        "output_dir": str(output),
+    }
+    failed = run_notebook(notebook, output / notebook.name, parameters)
+    figure = output / "accuracy.png"
+    if failed is None and figure.is_file():
+        console.print(str(figure), soft_wrap=True)
+        return figure
+    reason = failed.error if failed else f"the notebook drew no {figure.name}"
+    console.print(f"figures failed: {escape(reason)}; see {output / notebook.name}", soft_wrap=True)
+    return None

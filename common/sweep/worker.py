@@ -1,0 +1,101 @@
+"""The child process of one run: `python -m common.sweep.worker`, its task as JSON on stdin.
+
+The task: notebook, output, parameters, error (the file for a traceback), scratch (a folder that is
+removed afterwards), parent (process id).
+Exit status: 0 the notebook ran to its end, 1 it failed and `error` says how.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from common.sweep.processes import MARK, end_with_parent, kill_marked
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+LONGEST_SOCKET_PATH = 100  # in characters; the operating system's limit is 107, macOS's 103
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a file that is there in full or, if we are killed meanwhile, as it was before."""
+    part = Path(f"{path}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def execute(task: dict) -> None:
+    """Execute the task's notebook; the output is saved after every cell, whole each time."""
+    # jsonschema compiles a grammar for a check that no notebook needs: most of the import time.
+    sys.modules.setdefault("rfc3987_syntax", None)
+    import papermill
+    from jupyter_client import AsyncKernelManager
+    from papermill.iorw import LocalHandler, papermill_io
+    from traitlets import default
+
+    class Kernel(AsyncKernelManager):
+        """This very Python, reached through socket files: ports could be taken by a neighbour."""
+
+        @default("connection_file")
+        def _connection_file(self) -> str:
+            return str(Path(task["scratch"], "kernel.json"))
+
+        @default("transport")
+        def _transport(self) -> str:
+            return "ipc" if len(self.connection_file) < LONGEST_SOCKET_PATH else "tcp"
+
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            return [
+                *(sys.executable, "-Xfrozen_modules=off", "-m", "common.sweep.kernel"),
+                *("-f", self.connection_file, "--HistoryManager.enabled=False"),
+            ]
+
+    class Whole(LocalHandler):
+        def write(self, buf: str, path: str) -> None:
+            write_whole(path, buf)
+
+    papermill_io.register(task["output"], Whole())
+    papermill.execute_notebook(
+        task["notebook"],
+        task["output"],
+        parameters=task["parameters"],
+        progress_bar=False,
+        stdout_file=sys.stdout,
+        stderr_file=sys.stdout,
+        kernel_manager_class=Kernel,
+        shutdown_kernel="immediate",  # the results are on disk; nothing to wait for
+    )
+
+
+def describe(error: Exception) -> str:
+    """The traceback as text, without colours; the last line says what went wrong."""
+    cell = getattr(error, "traceback", None)  # papermill's: what the cell printed
+    text = "\n".join(cell) if cell else "".join(traceback.format_exception(error))
+    return ANSI.sub("", text).rstrip() + "\n"
+
+
+def main() -> int:
+    task = json.load(sys.stdin)
+
+    def stop(signum: int, frame: object) -> None:
+        kill_marked(os.environ[MARK], spare=[os.getpid()])
+        shutil.rmtree(task["scratch"], ignore_errors=True)
+        os._exit(128 + signum)
+
+    signal.signal(signal.SIGTERM, stop)
+    end_with_parent(task["parent"], signal.SIGTERM)
+    try:
+        execute(task)
+    except Exception as error:
+        write_whole(task["error"], describe(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A batch of stub runs in a process of its own: `python tests/sweep_stub.py` (see `main`).
+
+The sweep under test is the real one; only the notebook is a stub without torch, so that a test that
+kills and restarts batches takes seconds. A run's behaviour is one of its parameters, see NOTEBOOK.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+from rich.console import Console
+
+from common.sweep import claims, report, slots
+from common.sweep.job import Job
+from common.sweep.run import sweep
+
+PARAMETERS = 'folder = ""\nbehaviour = "finish"\nseconds = 0.0'
+NOTEBOOK = """
+import json, os, subprocess, time
+from pathlib import Path
+
+folder = Path(folder)
+with open(folder / "executions", "a") as file:
+    file.write(f"{os.getpid()}\\n")
+progress = {"stage": "train", "epoch": 1, "epochs": 2, "test_accuracy": 12.5, "updated": 0}
+(folder / "progress.json").write_text(json.dumps(progress))
+if behaviour == "daemon":  # something that would outlive the kernel
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
+time.sleep(seconds)
+if behaviour == "fail":
+    raise ValueError("nothing is left\\nof this network")
+if behaviour == "die":
+    os.kill(os.getpid(), 9)
+if behaviour != "forget":
+    (folder / "summary.csv").write_text("run_id\\n")
+"""
+
+
+def write_notebook(path: Path) -> Path:
+    """The stub at `path`."""
+    cell = nbformat.v4.new_code_cell
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(
+        cells=[cell(PARAMETERS, metadata={"tags": ["parameters"]}), cell(NOTEBOOK)],
+        metadata={"kernelspec": kernel},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+def make_jobs(root: Path, notebook: Path, behaviours: list[tuple[str, float]]) -> list[Job]:
+    """One job for every (behaviour, seconds)."""
+    jobs = []
+    for number, (behaviour, seconds) in enumerate(behaviours):
+        folder = root / "stub" / f"run{number}"
+        parameters = {"folder": str(folder), "behaviour": behaviour, "seconds": seconds}
+        jobs.append(Job("stub", folder.name, folder, notebook, parameters))
+    return jobs
+
+
+def main() -> int:
+    """Sweep as told on the command line: root, notebook, workers, [[behaviour, seconds], ...]."""
+    root, notebook = Path(sys.argv[1]), Path(sys.argv[2])
+    workers, behaviours = int(sys.argv[3]), json.loads(sys.argv[4])
+    console = Console(width=200)
+    jobs = make_jobs(root, notebook, behaviours)
+    places = slots.slots(["cpu"], workers)
+    root.mkdir(exist_ok=True)
+    since = claims.file_time(root)
+    ended = sweep(jobs, slots.local_executor(places), len(places), since, console)
+    report.show_failures(ended.failed, console)
+    print(f"done {ended.done}, failed {len(ended.failed)}, left {ended.left}")
+    return ended.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
