@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -268,6 +269,7 @@ def test_a_folder_inside_a_folder_of_the_same_name(cifar, tmp_path):
 
 def test_only_a_named_data_dir_is_searched(cifar, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIALS_DATA", str(cifar))
+    shutil.copytree(cifar, tmp_path / "kaggle" / "cifar")
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in fails("cifar10", tmp_path / "empty")
 
@@ -465,6 +467,20 @@ def test_an_archive_brought_by_hand_is_used(cifar, tmp_path, monkeypatch):
     (target / "cifar-10-python.tar.gz").write_bytes(content)
     assert len(datasets.load("cifar10", target).test_labels) == 4
     assert (target / "cifar-10-python.tar.gz").read_bytes() == content
+
+
+def test_two_processes_may_download_at_once(cifar, tmp_path, monkeypatch):
+    serve(monkeypatch, {"cifar-10-python.tar.gz": pack(cifar, monkeypatch)})
+    unpack = sources.unpack
+
+    def overtaken(url, checksum, stage, parent):
+        unpack(url, checksum, stage, parent)
+        shutil.copytree(stage / "cifar-10-batches-py", parent / "cifar-10-batches-py")
+
+    monkeypatch.setattr(sources, "unpack", overtaken)
+    datasets.check("cifar10")
+    data = tmp_path / "repository" / "data"
+    assert [path.name for path in data.iterdir()] == ["cifar-10-batches-py"]
 
 
 def test_every_data_set_but_digits_has_a_source():

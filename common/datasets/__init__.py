@@ -109,7 +109,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
             parts = source.arrays(folder)
         except ValueError as error:
             raise folders.broken(source, spec.title, folder, str(error)) from None
-    tensors = [torch.from_numpy(np.array(x, order="C")) for part in parts for x in part]
+    tensors = [torch.from_numpy(np.require(x, requirements="CW")) for part in parts for x in part]
     images, labels = tensors[::2], [x.long() for x in tensors[1::2]]
     mean, std = _statistics(images[0])
     return Dataset(spec, images[0], labels[0], images[1], labels[1], mean, std)

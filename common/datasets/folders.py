@@ -77,7 +77,7 @@ def obtain(source: Source, title: str, data_dir: str | Path | None) -> Path:
     except FAILURES as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(
-            f"{title} is not in {parent}, and getting it failed: {reason}. "
+            f"{title} is not in {parent}, and getting it failed: {reason}; "
             f"{source.advice(parent)}, or set data_dir to a folder that holds {source.folder}."
         ) from None
     return parent / source.folder
