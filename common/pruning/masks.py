@@ -135,7 +135,8 @@ def _kth_largest(flat: Sequence[Tensor], k: int, generator: torch.Generator) -> 
     A random sample brackets the value; one pass counts what lies above the bracket, and only what
     lies inside is ranked (Floyd and Rivest 1975). Where the sample misleads, everything is ranked.
     """
-    total = sum(f.numel() for f in flat)
+    flat = [f for f in flat if len(f)]
+    total = sum(len(f) for f in flat)
     if total > _SMALL:
         picks = [
             f[
@@ -156,7 +157,7 @@ def _kth_largest(flat: Sequence[Tensor], k: int, generator: torch.Generator) -> 
         inside = torch.cat([f[(f >= low) & (f <= high)] for f in flat])
         if above < k <= above + len(inside):
             return _rank(inside, k - above)
-    return _rank(torch.cat(list(flat)), k)
+    return _rank(torch.cat(flat), k)
 
 
 def _rank(values: Tensor, k: int) -> Tensor:
