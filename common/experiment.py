@@ -156,6 +156,11 @@ def configure(
     )
 
 
+def from_notebook(method: str, variables: dict[str, object]) -> Experiment:
+    """`configure` with the values of a notebook's parameters cell; pass it `globals()`."""
+    return configure(method, **{name: variables[name] for name in PARAMETERS})
+
+
 def _whole(name: str, value: object, least: int) -> int | None:
     """A whole number of at least `least`, or None where it is not given."""
     if value is None or value == "":

@@ -17,7 +17,7 @@ from torch import nn
 from common import datasets, environment, models, results, training
 from common.experiment import Experiment
 from common.models.initialise import initialise
-from common.pruning import diagnostics, find, masks
+from common.pruning import diagnostics, find, keep_count, masks, prunable
 from common.pruning.parameters import prunable_modules
 from common.pruning.rounds import prune_ablated
 from common.pruning.scores import Context, Scores
@@ -60,11 +60,35 @@ class Run:
             self._report("pretrain")
             self._train({}, experiment.pretrain_epochs)
 
+    def describe(self) -> dict[str, str]:
+        """What will run, in words: {choice: what was chosen}."""
+        experiment, hyper = self.experiment, self.experiment.hyper
+        prunable_count = sum(weight.numel() for weight in prunable(self.model).values())
+        kept = keep_count(prunable_count, experiment.sparsity)
+        steps = ", ".join(map(str, hyper.milestones))
+        rows = {
+            "method": " ".join(filter(None, (experiment.method, experiment.variant))),
+            "ablation": experiment.ablation,
+            "sparsity": f"{experiment.sparsity:g}: {kept:,} of {prunable_count:,} weights kept",
+            "network": f"{experiment.model}, {hyper.init}, BatchNorm weights {hyper.batchnorm}",
+            "data": f"{self.data.spec.title}: {len(self.data.train_labels):,} training and "
+            f"{len(self.data.test_labels):,} test images",
+            "protocol": f"{hyper.name} ({hyper.source})",
+            "training": f"{experiment.epochs} epochs in batches of {experiment.batch_size}, SGD "
+            f"{hyper.learning_rate:g} x {hyper.gamma:g} after epochs {steps}, "
+            f"weight decay {hyper.weight_decay:g}",
+            "device": f"{environment.hardware(self.device)}, {self.precision}",
+            "results": str(experiment.folder),
+        }
+        if self.moved:
+            rows["earlier result"] = f"moved to {self.moved}"
+        return rows
+
     def score(self) -> Scores:
         """The first round's scores, of the network before pruning: {parameter name: tensor}."""
         self._report("score")
         with self._timed():
-            self.scores = self.method.score(self.model, self._context)
+            self.scores = self.method.score(self.model, self.context)
         return self.scores
 
     def prune(self) -> masks.Masks:
@@ -78,7 +102,7 @@ class Run:
                 self.model,
                 self.method,
                 self.experiment.sparsity,
-                self._context,
+                self.context,
                 self.experiment.ablation,
                 self.experiment.seed,
                 self._initialise,
@@ -213,7 +237,8 @@ class Run:
         initialise(model, hyper.init, hyper.batchnorm, stream)
 
     @functools.cached_property
-    def _context(self) -> Context:
+    def context(self) -> Context:
+        """What the scores may look at: scoring images of the run's own stream, input shape."""
         batches = []
         if self.method.images_per_class:
             images, labels = datasets.scoring_batch(

@@ -5,6 +5,7 @@ training_curves(epochs), cost(summary), results_table(summary)
 layer_densities(layers), scores_by_layer_size(layers)       what the masks and scores did
 score_histograms(scores), mask_image(mask)                  one run from inside
 predicted_densities(layers, predicted), concentration(scores, masks)
+facts(rows)           a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
 """
@@ -13,17 +14,20 @@ from __future__ import annotations
 
 from common.plots.accuracy import accuracy_by_ablation, methods_together
 from common.plots.diagnostics import concentration, predicted_densities
+from common.plots.facts import facts
 from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.masks import mask_image
 from common.plots.runs import cost, results_table, training_curves
 from common.plots.scores import score_histograms
 from common.plots.style import save
-from common.plots.tables import settings
+from common.plots.tables import ablations, settings
 
 __all__ = [
+    "ablations",
     "accuracy_by_ablation",
     "concentration",
     "cost",
+    "facts",
     "layer_densities",
     "mask_image",
     "methods_together",

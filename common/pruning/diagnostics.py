@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from common.pruning.masks import Masks
 from common.pruning.parameters import prunable_modules
-from common.pruning.scores import in_mode
+from common.pruning.scores import Batch, in_mode, loss_gradients
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 
@@ -101,6 +101,19 @@ def flow_through_units(
     into = incoming.reshape(units, -1).sum(1)
     out = outgoing.reshape(len(outgoing), units, -1).sum((0, 2))
     return (into if bias is None else into + bias), out
+
+
+def gradient_norm(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    masks: Masks | None = None,
+    temperature: float = 1.0,
+) -> float:
+    """Squared norm of the loss's gradient with respect to the prunable weights, of those that
+    `masks` keep; what GraSP sets out to preserve (Wang et al. 2020, eq. 6)."""
+    gradients = loss_gradients(model, batches, temperature)
+    kept = (g if masks is None else g[masks[name]] for name, g in gradients.items())
+    return sum(float(g.double().square().sum()) for g in kept)
 
 
 class _Path(torch.autograd.Function):

@@ -21,20 +21,19 @@ def prunable_modules(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Parameter name -> (the module that owns it, the attribute), first layer to last.
 
     The weights of convolutions (plain, grouped, transposed, 1-3 dimensional) and linear layers, the
-    first and the last included. A weight that several modules share counts once, under its first
-    name.
+    first and the last included. A weight that several modules share counts once, under the name
+    that `model.named_parameters()` gives it (an embedding's, where the last layer shares its).
     """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, tuple[nn.Module, str]] = {}
-    seen: set[int] = set()
-    for prefix, module in model.named_modules():
+    for module in model.modules():
         for kind, attributes in _WEIGHTS:
             if not isinstance(module, kind):
                 continue
             for attribute in attributes:
                 weight = module._parameters.get(attribute)
-                if weight is not None and id(weight) not in seen:
-                    seen.add(id(weight))
-                    found[f"{prefix}.{attribute}" if prefix else attribute] = (module, attribute)
+                if weight is not None:
+                    found.setdefault(names[id(weight)], (module, attribute))
     return found
 
 

@@ -62,7 +62,7 @@ def magnitude(model: nn.Module, context: Context) -> Scores:
 def snip(model: nn.Module, context: Context) -> Scores:
     """abs(w g): the first-order change of the loss when w is removed (Lee et al. 2019, eq. 4-6)."""
     weights = prunable(model)
-    gradients = _gradients(model, context.batches)
+    gradients = loss_gradients(model, context.batches)
     return {name: gradients[name].mul_(w.detach()).abs_() for name, w in weights.items()}
 
 
@@ -71,7 +71,7 @@ def force(model: nn.Module, context: Context) -> Scores:
 
     A weight that an earlier round pruned still has a gradient, so it may return.
     """
-    gradients = _gradients(model, context.batches)
+    gradients = loss_gradients(model, context.batches)
     return {name: gradients[name].mul_(w).abs_() for name, w in context.dense.items()}
 
 
@@ -137,7 +137,7 @@ def synaptic_flow(
     return flow.detach(), scores
 
 
-def _gradients(
+def loss_gradients(
     model: nn.Module, batches: Sequence[Batch], temperature: float = 1.0
 ) -> dict[str, Tensor]:
     """dL/dw of every prunable weight, L the mean cross-entropy over all images of all batches."""
@@ -157,7 +157,7 @@ def _hessian_gradient_product(
     One batch needs one forward pass, g being its own constant; several need g over all of them
     first.
     """
-    constant = _gradients(model, batches, temperature) if len(batches) > 1 else None
+    constant = loss_gradients(model, batches, temperature) if len(batches) > 1 else None
     total: dict[str, Tensor] = {}
     for names, weights, loss in _losses(model, batches, temperature):
         gradients = torch.autograd.grad(
