@@ -47,7 +47,8 @@ class Protocol:
         chosen = replace(self, **changes, exceptions={})
         if epochs is None or epochs == chosen.epochs:
             return chosen
-        scaled = tuple(round(m * epochs / chosen.epochs) for m in chosen.milestones)
+        # Rounded up: even a single epoch starts at the full learning rate.
+        scaled = tuple(-(-m * epochs // chosen.epochs) for m in chosen.milestones)
         return replace(chosen, epochs=epochs, milestones=scaled)
 
     def learning_rate_at(self, epoch: int) -> float:
