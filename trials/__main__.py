@@ -52,6 +52,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
             f"{len(jobs)} runs, {len(jobs) - len(left)} done, {len(left)} left; none started"
         )
         return 0
+    if not left:
+        console.print(f"All {len(jobs)} runs are done.")
+        return 0
     since = plans.check_writable(root)
     plans.check_data(left)
     places = slots.slots((job.parameters["device"] for job in left), options.jobs, options.per_gpu)
