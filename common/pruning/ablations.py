@@ -67,7 +67,7 @@ ABLATIONS: dict[str, Ablation] = {
 def parse(ablation: str) -> Mapping[str, Callable]:
     """`"shuffle+reinit"` -> {stage: function}. Raises ConfigurationError for an unknown name or two
     ablations of one stage, of which only one could show."""
-    names = [name.strip() for name in ablation.split("+")]
+    names = [name.strip() for name in str(ablation).split("+")]
     for name in names:
         if name not in ABLATIONS:
             raise unknown("ablation", name, ABLATIONS)

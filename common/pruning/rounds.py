@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from common.errors import ConfigurationError
 from common.pruning import ablations
 from common.pruning import masks as masking
 from common.pruning.distributions import DISTRIBUTIONS
@@ -90,9 +91,14 @@ def prune_ablated(
     """`prune_rounds` with an ablation (see ablations.py): on the scores of every round, on the
     final masks, or on the weights that these are applied to.
 
-    initialise: how the model's weights are drawn; `reinit` needs it.
+    initialise: how the model's weights are drawn. Raises ConfigurationError for an ablation that
+    is not known, or for `reinit` without it.
     """
     stages = ablations.parse(ablation)
+    if "weights" in stages and initialise is None:
+        raise ConfigurationError(
+            f"ablation={ablation!r} redraws the weights: give it initialise=(model, generator)->None"
+        )
     # A shuffled mask keeps weights that the rounds set to zero.
     dense = {n: w.detach().clone() for n, w in prunable(model).items()} if "masks" in stages else {}
     masks = prune_rounds(
@@ -105,8 +111,6 @@ def prune_ablated(
             for name, weight in prunable(model).items():
                 weight.copy_(dense[name])
     if "weights" in stages:
-        if initialise is None:
-            raise ValueError(f"ablation={ablation!r} needs the model's initialisation")
         stages["weights"](model, initialise, generator(seed, "redrawn weights"))
     masking.apply(model, masks)
     return masks
