@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from common import datasets, environment, models, results, training
+from common.callbacks import History, checkpoint
 from common.experiment import Experiment
 from common.models.initialise import initialise
 from common.pruning import diagnostics, find, keep_count, masks, prunable
@@ -54,7 +55,7 @@ class Run:
         self.model.to(self.device, memory_format=torch.channels_last)
         self.scores: Scores | None = None
         self.masks: masks.Masks | None = None
-        self.history: training.History | None = None
+        self.history: History | None = None
         self.prune_seconds = 0.0
         if experiment.pretrain_epochs:
             self._report("pretrain")
@@ -154,7 +155,7 @@ class Run:
         results.write_csv(folder / "layers.csv", self.layers().to_dict("records"), results.LAYERS)
         results.write_csv(folder / "epochs.csv", self.history.rows, results.EPOCHS)
         results.write_csv(folder / "summary.csv", [summary], results.SUMMARY)
-        for leftover in (training.checkpoint(folder), folder / "progress.json"):
+        for leftover in (checkpoint(folder), folder / "progress.json"):
             leftover.unlink(missing_ok=True)
         return pd.DataFrame([summary], columns=results.SUMMARY)
 
@@ -206,7 +207,7 @@ class Run:
         epochs: int,
         folder: Path | None = None,
         progress: str | None = None,
-    ) -> training.History:
+    ) -> History:
         data, experiment = self.data, self.experiment
         train_data = datasets.Loader(
             data.train_images,

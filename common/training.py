@@ -1,11 +1,9 @@
-"""Training with torchbearer: the closure, the callbacks, and what keeps its traps shut."""
+"""Training with torchbearer: the trial, its closure and metrics, and what keeps its traps shut."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,29 +11,12 @@ import torchbearer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchbearer import Trial
-from torchbearer.callbacks import Callback
 from torchbearer.metrics import Metric
 
-from common import environment, results
+from common import environment
+from common.callbacks import ApplyMasks, Bar, History, Recorder, Schedule
 from common.protocols import Protocol
-from common.pruning import Masks, apply
-
-CHECKPOINT_SECONDS = 120.0
-
-Row = dict[str, float | int | None]
-
-
-@dataclass
-class History:
-    """What a training left: a row per epoch (columns of epochs.csv) and the time it took.
-
-    step_seconds, images: of the training passes alone, for the throughput.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    seconds: float = 0.0
-    step_seconds: float = 0.0
-    images: int = 0
+from common.pruning import Masks
 
 
 def train(
@@ -60,10 +41,10 @@ def train(
     """
     history = History()
     optimizer = _optimizer(model, hyper, precision)
-    recorder = _Recorder(history, optimizer, train_data, folder, epochs)
-    callbacks = [_Schedule(optimizer, hyper), _ApplyMasks(model, masks), recorder]
+    recorder = Recorder(history, optimizer, train_data, folder, epochs)
+    callbacks = [Schedule(optimizer, hyper), ApplyMasks(model, masks), recorder]
     if progress and environment.person_watches():
-        callbacks.append(_Bar(progress, epochs))
+        callbacks.append(Bar(progress, epochs))
     trial = _trial(model, precision, optimizer, callbacks)
     trial.with_train_generator(train_data).with_val_generator(test_data).with_closure(_closure)
     done = recorder.resume(model, masks)
@@ -78,11 +59,6 @@ def train(
     trial.run(epochs, verbose=0)
     history.seconds = recorder.clock()
     return history
-
-
-def checkpoint(folder: Path) -> Path:
-    """Where the run in `folder` keeps its checkpoint while it trains."""
-    return folder / "checkpoint.pt"
 
 
 def evaluate(model: nn.Module, data, precision: str = "float32") -> dict[str, float]:
@@ -135,10 +111,6 @@ class _ScaledSGD(torch.optim.SGD):
         self.scaler.step(self)
         self.scaler.update()
         return loss
-
-
-def _scaler_state(optimizer: torch.optim.Optimizer) -> dict:
-    return optimizer.scaler.state_dict() if isinstance(optimizer, _ScaledSGD) else {}
 
 
 class _Framed(nn.Module):
@@ -205,123 +177,3 @@ class _LossAndAccuracy(Metric):
             f"{self.prefix}_loss": loss / self.count,
             f"{self.prefix}_accuracy": 100 * hits / self.count,
         }
-
-
-class _Schedule(Callback):
-    """Sets the learning rate from the epoch number; torchbearer's schedulers restart on resume."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, hyper: Protocol) -> None:
-        super().__init__()
-        self.optimizer, self.hyper = optimizer, hyper
-
-    def on_start_epoch(self, state) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.hyper.learning_rate_at(state[torchbearer.EPOCH])
-
-
-class _ApplyMasks(Callback):
-    """Prunes again after every optimizer step: momentum moves pruned weights."""
-
-    def __init__(self, model: nn.Module, masks: Masks) -> None:
-        super().__init__()
-        self.model, self.masks = model, masks
-
-    def on_step_training(self, state) -> None:
-        apply(self.model, self.masks)
-
-
-class _Recorder(Callback):
-    """A row an epoch, the run's progress for onlookers, and checkpoints."""
-
-    def __init__(self, history: History, optimizer, train_data, folder, epochs) -> None:
-        super().__init__()
-        self.history, self.optimizer, self.train_data = history, optimizer, train_data
-        self.folder, self.epochs = folder, epochs
-        self.clock: Callable[[], float] = lambda: 0.0
-        self.saved = time.monotonic()
-        self.epoch_started = self.steps_started = 0.0
-
-    def before_training(self, measured: dict[str, float]) -> None:
-        """Row 0: the pruned network before its first step."""
-        row = dict.fromkeys(results.EPOCHS)
-        row.update(epoch=0, learning_rate=0.0, seconds=0.0, **measured)
-        self._record(row)
-
-    def on_start_epoch(self, state) -> None:
-        self.epoch_started = time.perf_counter()
-
-    def on_start_training(self, state) -> None:
-        self.steps_started = time.perf_counter()
-
-    def on_end_training(self, state) -> None:
-        # The epoch's sums were just read, so the device has finished its steps.
-        self.history.step_seconds += time.perf_counter() - self.steps_started
-        self.history.images += len(self.train_data.labels)
-
-    def on_end_epoch(self, state) -> None:
-        row = {
-            "epoch": state[torchbearer.EPOCH] + 1,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            **state[torchbearer.METRICS],
-            "seconds": time.perf_counter() - self.epoch_started,
-        }
-        self._record(row)
-
-    def on_checkpoint(self, state) -> None:
-        if self.folder and time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
-            self.save(state[torchbearer.MODEL].model)
-
-    def _record(self, row: Row) -> None:
-        self.history.rows.append(row)
-        if self.folder:
-            results.report(self.folder, "train", row["epoch"], self.epochs, row["test_accuracy"])
-
-    def save(self, model: nn.Module) -> None:
-        """Everything the next epoch depends on, as plain tensors and numbers."""
-        content = {
-            "model": model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": _scaler_state(self.optimizer),
-            "rows": self.history.rows,
-            "seconds": self.clock(),
-            "step_seconds": self.history.step_seconds,
-            "images": self.history.images,
-        }
-        results.write_atomically(checkpoint(self.folder), lambda path: torch.save(content, path))
-        self.saved = time.monotonic()
-
-    def resume(self, model: nn.Module, masks: Masks) -> int:
-        """Load the checkpoint, if there is one of these masks; returns the epochs already done."""
-        if not self.folder or not checkpoint(self.folder).is_file():
-            return 0
-        content = torch.load(checkpoint(self.folder), map_location="cpu", weights_only=True)
-        weights = content["model"]
-        if any(weights[name][~mask.cpu()].any() for name, mask in masks.items()):
-            return 0
-        model.load_state_dict(weights)
-        self.optimizer.load_state_dict(content["optimizer"])
-        if content["scaler"]:
-            self.optimizer.scaler.load_state_dict(content["scaler"])
-        self.history.rows[:] = content["rows"]
-        self.history.seconds = content["seconds"]
-        self.history.step_seconds = content["step_seconds"]
-        self.history.images = content["images"]
-        return len(self.history.rows) - 1
-
-
-class _Bar(Callback):
-    """A progress bar over epochs."""
-
-    def __init__(self, title: str, epochs: int) -> None:
-        super().__init__()
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=epochs, desc=title, unit="epoch")
-
-    def on_end_epoch(self, state) -> None:
-        measured = state[torchbearer.METRICS]
-        self.bar.set_postfix_str(f"test accuracy {measured['test_accuracy']:.2f} %")
-        self.bar.update()
-
-    def on_end(self, state) -> None:
-        self.bar.close()

@@ -1,0 +1,161 @@
+"""What happens around the steps of a training: torchbearer callbacks, and the history they keep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torchbearer
+from torch import nn
+from torchbearer.callbacks import Callback
+
+from common import results
+from common.protocols import Protocol
+from common.pruning import Masks, apply
+
+CHECKPOINT_SECONDS = 120.0
+
+Row = dict[str, float | int | None]
+
+
+@dataclass
+class History:
+    """What a training left: a row per epoch (columns of epochs.csv) and the time it took.
+
+    step_seconds, images: of the training passes alone, for the throughput.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    images: int = 0
+
+
+def checkpoint(folder: Path) -> Path:
+    """Where the run in `folder` keeps its checkpoint while it trains."""
+    return folder / "checkpoint.pt"
+
+
+class Schedule(Callback):
+    """Sets the learning rate from the epoch number; torchbearer's schedulers restart on resume."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, hyper: Protocol) -> None:
+        super().__init__()
+        self.optimizer, self.hyper = optimizer, hyper
+
+    def on_start_epoch(self, state) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.hyper.learning_rate_at(state[torchbearer.EPOCH])
+
+
+class ApplyMasks(Callback):
+    """Prunes again after every optimizer step: momentum moves pruned weights."""
+
+    def __init__(self, model: nn.Module, masks: Masks) -> None:
+        super().__init__()
+        self.model, self.masks = model, masks
+
+    def on_step_training(self, state) -> None:
+        apply(self.model, self.masks)
+
+
+class Recorder(Callback):
+    """A row an epoch, the run's progress for onlookers, and checkpoints."""
+
+    def __init__(self, history: History, optimizer, train_data, folder, epochs) -> None:
+        super().__init__()
+        self.history, self.optimizer, self.train_data = history, optimizer, train_data
+        self.folder, self.epochs = folder, epochs
+        self.clock: Callable[[], float] = lambda: 0.0
+        self.saved = time.monotonic()
+        self.epoch_started = self.steps_started = 0.0
+
+    def before_training(self, measured: dict[str, float]) -> None:
+        """Row 0: the pruned network before its first step."""
+        row = dict.fromkeys(results.EPOCHS)
+        row.update(epoch=0, learning_rate=0.0, seconds=0.0, **measured)
+        self._record(row)
+
+    def on_start_epoch(self, state) -> None:
+        self.epoch_started = time.perf_counter()
+
+    def on_start_training(self, state) -> None:
+        self.steps_started = time.perf_counter()
+
+    def on_end_training(self, state) -> None:
+        # The epoch's sums were just read, so the device has finished its steps.
+        self.history.step_seconds += time.perf_counter() - self.steps_started
+        self.history.images += len(self.train_data.labels)
+
+    def on_end_epoch(self, state) -> None:
+        row = {
+            "epoch": state[torchbearer.EPOCH] + 1,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **state[torchbearer.METRICS],
+            "seconds": time.perf_counter() - self.epoch_started,
+        }
+        self._record(row)
+
+    def on_checkpoint(self, state) -> None:
+        if self.folder and time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+            self.save(state[torchbearer.MODEL].model)
+
+    def _record(self, row: Row) -> None:
+        self.history.rows.append(row)
+        if self.folder:
+            results.report(self.folder, "train", row["epoch"], self.epochs, row["test_accuracy"])
+
+    def save(self, model: nn.Module) -> None:
+        """Everything the next epoch depends on, as plain tensors and numbers."""
+        content = {
+            "model": model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict()
+            if (scaler := getattr(self.optimizer, "scaler", None))
+            else None,
+            "rows": self.history.rows,
+            "seconds": self.clock(),
+            "step_seconds": self.history.step_seconds,
+            "images": self.history.images,
+        }
+        results.write_atomically(checkpoint(self.folder), lambda path: torch.save(content, path))
+        self.saved = time.monotonic()
+
+    def resume(self, model: nn.Module, masks: Masks) -> int:
+        """Load the checkpoint, if there is one of these masks; returns the epochs already done."""
+        if not self.folder or not checkpoint(self.folder).is_file():
+            return 0
+        content = torch.load(checkpoint(self.folder), map_location="cpu", weights_only=True)
+        weights = content["model"]
+        if any(weights[name][~mask.cpu()].any() for name, mask in masks.items()):
+            return 0
+        model.load_state_dict(weights)
+        self.optimizer.load_state_dict(content["optimizer"])
+        if content["scaler"]:
+            self.optimizer.scaler.load_state_dict(content["scaler"])
+        self.history.rows[:] = content["rows"]
+        self.history.seconds = content["seconds"]
+        self.history.step_seconds = content["step_seconds"]
+        self.history.images = content["images"]
+        return len(self.history.rows) - 1
+
+
+class Bar(Callback):
+    """A progress bar over epochs."""
+
+    def __init__(self, title: str, epochs: int) -> None:
+        super().__init__()
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=epochs, desc=title, unit="epoch")
+
+    def on_end_epoch(self, state) -> None:
+        measured = state[torchbearer.METRICS]
+        self.bar.set_postfix_str(f"test accuracy {measured['test_accuracy']:.2f} %")
+        self.bar.update()
+
+    def on_end(self, state) -> None:
+        self.bar.close()
