@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from common import environment
 from common.datasets import DATASETS, SOURCES, folders
@@ -50,11 +49,9 @@ def examine(root: Path, data_dir: str | None = None) -> list[Finding]:
 
 def show(findings: Sequence[Finding], console: Console) -> bool:
     """Print the findings; returns whether the quick grid could run here."""
-    table = Table.grid(padding=(0, 2))
     for finding in findings:
         mark = "[red]✗[/red]" if finding.fatal else "·"
-        table.add_row(mark, finding.topic, escape(finding.text))
-    console.print(table)
+        console.print(f"{mark} {finding.topic:<10} {escape(finding.text)}", soft_wrap=True)
     ready = not any(finding.fatal for finding in findings)
     verdict = "[green]The quick grid can run here.[/green]" if ready else "See ✗ above first."
     console.print(verdict)

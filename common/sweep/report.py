@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from common import results
 from common.sweep import claims
@@ -68,16 +67,13 @@ def show_status(jobs: list[Job], console: Console) -> None:
 
 
 def show_failures(failed: Mapping[Job, str], console: Console) -> None:
-    """A short table: run, error's last line, notebook to open."""
-    if not failed:
-        return
-    table = Table("Failed run", "Error", "Notebook", show_lines=True)
+    """For every failed run: its name, the error's last line, the notebook to open."""
     for job, error in failed.items():
         notebook = job.folder / "notebook.ipynb"
         if not notebook.is_file():  # it did not come so far
             notebook = notebook.with_name("log.txt")
-        table.add_row(escape(job.name), escape(error), escape(os.path.relpath(notebook)))
-    console.print(table)
+        lines = (f"failed   {job.name}", error, os.path.relpath(notebook))
+        console.print(escape("\n         ".join(lines)), soft_wrap=True)
 
 
 def collect(root: Path, console: Console) -> None:
@@ -85,7 +81,7 @@ def collect(root: Path, console: Console) -> None:
 
     Raises ConfigurationError if no run is finished.
     """
-    collected = results.collect(root)
+    collected = _collected(root)
     results.write_collected(collected, root)
     runs = len(collected.summary)
     console.print(
@@ -100,7 +96,7 @@ def draw(notebook: Path, root: Path, console: Console) -> Path | None:
 
     Raises ConfigurationError if no run is finished.
     """
-    results.collect(root)
+    _collected(root)
     output = root / "figures"
     output.mkdir(exist_ok=True)
     parameters = {
@@ -116,3 +112,11 @@ def draw(notebook: Path, root: Path, console: Console) -> Path | None:
     reason = failed.error if failed else f"the notebook drew no {figure.name}"
     console.print(f"figures failed: {escape(reason)}; see {output / notebook.name}", soft_wrap=True)
     return None
+
+
+def _collected(root: Path) -> results.Collected:
+    """Collected from the runs: tables of an earlier time may lack some."""
+    if any(root.glob("*/*/run.json")):
+        for name in TABLES:
+            (root / name).unlink(missing_ok=True)
+    return results.collect(root)

@@ -1,0 +1,214 @@
+"""python -m trials: its commands, their errors and exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import trials.__main__ as cli
+from common.sweep import claims, doctor, slots
+
+GRID = (
+    "title: t\ndescription: d\nruns:\n- {method: [magnitude, random], sparsity: 0.9, epochs: 0}\n"
+)
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(GRID)
+    return str(path)
+
+
+def call(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_a_dry_run_starts_nothing(grid: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert call("run", grid, "--results", tmp_path / "out", "--dry-run", "-p", "seed=1,2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("magnitude/quick_digits")]) == 2
+    assert lines[-1] == "4 runs, 0 done, 4 left; none started"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "quik"], ["'quik'", "did you mean 'quick'", "tanaka2020"]),
+        (["run", "nowhere/mine.yaml"], ["nowhere/mine.yaml"]),
+        (["run", "quick", "-p", "sparsity=1.5"], ["sparsity=1.5", "[0, 1)", "quick.yaml"]),
+        (["run", "quick", "-p", "colour=red"], ["'colour'", "sparsity"]),
+        (["run", "quick", "-p", "data_dir=/nowhere"], ["data_dir='/nowhere'", "no such folder"]),
+        (["run", "quick", "--results", "FILE"], ["cannot be written", "--results"]),
+        (["status", "quik"], ["did you mean 'quick'"]),
+        (["collect", "quick", "--results", "EMPTY"], ["no finished run"]),
+        (["figures", "quick", "--results", "EMPTY"], ["no finished run"]),
+    ],
+)
+def test_bad_input_is_one_error_before_anything_starts(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", None)
+    (tmp_path / "FILE").write_text("")
+    if "--results" not in arguments:
+        arguments = [*arguments, "--results", "out"]
+    monkeypatch.chdir(tmp_path)
+    assert call(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("arguments", [["run", "quick", "--jobs", "0"], ["run"], ["fly", "quick"]])
+def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        call(*arguments)
+    assert ended.value.code == 2
+    assert "usage: python -m trials" in capsys.readouterr().err
+
+
+def test_list(capsys: pytest.CaptureFixture) -> None:
+    assert call("list") == 0
+    output = capsys.readouterr().out
+    assert re.search(r"SNIP \(.*iterative.*\)", output)
+    for words in ("synflow", "frankle2021", "quick: .*, 41 runs", "seed: .*, 81 runs"):
+        assert re.search(words, output)
+
+
+def test_status_tells_done_running_failed_and_left(
+    grid: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = (grid, "--results", tmp_path / "out", "-p", "seed=1,2")
+    _, jobs = cli._plan(cli._parser().parse_args(["status", *map(str, arguments)]))
+    for job in jobs[:3]:
+        job.folder.mkdir(parents=True)
+    claims.take(jobs[0].folder).end("done")
+    (jobs[0].folder / "summary.csv").write_text("")
+    claims.take(jobs[1].folder)
+    progress = {"stage": "train", "epoch": 3, "epochs": 8, "test_accuracy": 87.46}
+    (jobs[1].folder / "progress.json").write_text(json.dumps(progress))
+    claims.take(jobs[2].folder).end("failed", "ValueError: no [weights] left")
+    assert call("status", *arguments) == 0
+    output = capsys.readouterr().out
+    assert f"running  {jobs[1].name}  epoch 3/8, 87.5 %" in output
+    lines = [line.strip() for line in output.splitlines()]
+    failure = lines.index(f"failed   {jobs[2].name}")
+    assert lines[failure + 1] == "ValueError: no [weights] left"
+    assert lines[failure + 2].endswith(f"{jobs[2].name}/log.txt")
+    assert "1/4 done, 1 running, 1 failed, 1 left" in output
+    assert "Expected time" in output
+
+
+@pytest.mark.slow
+def test_a_grid_from_run_to_tables(grid: str, tmp_path: Path) -> None:
+    def trials(*arguments: object) -> str:
+        command = [sys.executable, "-m", "trials", *map(str, arguments)]
+        done = subprocess.run(
+            [*command, "--results", str(tmp_path / "out")],
+            cwd=cli.ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    output = trials("run", grid, "--jobs", 2)
+    assert "All 2 runs are done." in output
+    assert "2/2 done, 0 running, 0 failed, 0 left" in trials("status", grid)
+    trials("collect", grid)
+    summary = pd.read_csv(tmp_path / "out" / "tiny" / "summary.csv")
+    assert sorted(summary["method"]) == ["magnitude", "random"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*/*/*")}
+    assert "All 2 runs are done." in trials("run", grid)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_doctor_finds_this_machine_fit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert call("doctor", "--results", tmp_path) == 0
+    output = capsys.readouterr().out
+    for topic in ("Python", "processor", "GPU", "precision", "kernel", "results", "cifar100"):
+        assert topic in output
+
+
+def test_doctor_says_what_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    assert call("doctor", "--results", tmp_path / "file") == 1
+    assert "cannot be written" in capsys.readouterr().out
+
+
+def test_doctor_finds_a_folder_of_broken_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert call("doctor", "--results", tmp_path, "--data-dir", tmp_path) == 0
+    assert "cifar-10-batches-py cannot be used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "fits"),
+    [
+        ((6, 0), ["sm_75", "sm_80", "sm_86", "sm_90", "compute_90"], False),  # P100, recent build
+        ((6, 0), ["sm_50", "sm_60", "sm_70"], True),  # P100, a build for CUDA 12.6
+        ((7, 5), ["sm_75", "sm_80"], True),
+        ((8, 9), ["sm_75", "sm_80", "sm_90"], True),  # L4 runs its major version's code
+        ((12, 0), ["sm_80", "sm_90"], False),
+        ((12, 0), ["sm_80", "compute_90"], True),  # PTX is compiled for what comes later
+        ((9, 0), ["sm_90a"], True),
+        ((10, 0), ["sm_90a", "compute_90a"], False),
+    ],
+)
+def test_which_gpus_a_build_has_code_for(
+    capability: tuple[int, int], architectures: list[str], fits: bool
+) -> None:
+    assert doctor.has_code_for(capability, architectures) is fits
+
+
+def test_a_place_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "find_gpus", lambda: ["3", "GPU-5f"])
+    monkeypatch.setattr(slots, "cores", lambda: 8)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def devices(places: list[slots.Slot]) -> list[str | None]:
+        return [place.environment.get("CUDA_VISIBLE_DEVICES") for place in places]
+
+    assert devices(slots.slots(["auto"])) == ["3", "GPU-5f"]
+    assert devices(slots.slots(["auto"], per_gpu=2)) == ["3", "GPU-5f"] * 2
+    assert devices(slots.slots(["cuda", "auto"], jobs=3)) == ["3", "GPU-5f", "3"]
+    assert devices(slots.slots(["cpu"])) == [None]
+    assert devices(slots.slots(["cuda:1"])) == [None], "it says itself where it runs"
+    assert slots.slots(["cpu"], jobs=3)[0].environment["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    environment = slots.slots(["cpu"])[0].environment
+    assert "OMP_NUM_THREADS" not in environment
+    assert environment["MKL_NUM_THREADS"] == "8"
+
+
+def test_per_gpu_without_a_gpu(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    arguments = ("--per-gpu", 2, "-p", "device=cpu", "--results", tmp_path)
+    assert call("run", "quick", *arguments) == 2
+    assert "--jobs" in capsys.readouterr().err
+
+
+def test_each_thread_of_the_local_executor_has_a_slot() -> None:
+    places = [slots.Slot({"PLACE": str(n)}) for n in range(2)]
+    with slots.local_executor(places) as executor:
+        seen = [executor.submit(slots.environment).result()["PLACE"] for _ in range(8)]
+    assert set(seen) <= {"0", "1"}
+    assert slots.environment() == {}
+    assert os.environ.get("PLACE") is None
