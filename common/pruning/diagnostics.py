@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 
 
 def collapsed_layers(masks: Masks) -> list[str]:
-    """Layers without one weight left while others have some (Tanaka et al. 2020, section 3)."""
+    """Layers without one weight left (Tanaka et al. 2020, section 3)."""
     return [name for name, mask in masks.items() if not mask.any()]
 
 
@@ -31,38 +32,42 @@ def multiply_adds(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
     convolution). This is the "FLOPs" of the pruning literature; biases and normalisation are not
     counted. Shapes are propagated on the meta device: nothing is computed.
     """
-    positions: dict[str, int] = {}
     modules = prunable_modules(model)
+    positions = dict.fromkeys(modules, 0)
 
     def record(name: str) -> Hook:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             transposed = isinstance(module, _ConvTransposeNd)
             map_ = inputs[0] if transposed else output
             if isinstance(module, nn.MultiheadAttention):
-                positions[name] = inputs[0].numel() // module.embed_dim
+                positions[name] += inputs[0].numel() // module.embed_dim
             elif isinstance(module, nn.Linear):
-                positions[name] = map_.numel() // module.out_features
+                positions[name] += map_.numel() // module.out_features
             else:
-                positions[name] = map_.numel() // map_.shape[1]
+                positions[name] += map_.numel() // map_.shape[1]
 
         return hook
 
-    hooks = [(module, record(name)) for name, (module, _) in modules.items()]
-    meta = {n: t.detach().to("meta") for n, t in _tensors(model)}
+    # Attention uses the weight of its output projection without calling that layer.
+    users = {m.out_proj: m for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    hooks = [(users.get(module, module), record(name)) for name, (module, _) in modules.items()]
+    meta = {n: t.to("meta") for n, t in _tensors(model)}
     with in_mode(model, training=False), _hooked(hooks), torch.no_grad():
         functional_call(model, meta, (torch.ones(1, *shape, device="meta"),))
-    weights = {name: getattr(module, attribute) for name, (module, attribute) in modules.items()}
-    return {name: weights[name].numel() * positions.get(name, 0) for name in weights}
+    return {
+        name: getattr(module, attribute).numel() * positions[name]
+        for name, (module, attribute) in modules.items()
+    }
 
 
 def effective_masks(model: nn.Module, masks: Masks, shape: Sequence[int]) -> Masks:
     """Masks of the weights that lie on a path of kept weights from input to output.
 
-    The others can never change the output, whatever their value (Vysogorets and Kempe 2023). The
-    network runs once on booleans: a layer's output is 1 where a path from the input arrives, and
-    the backward pass is 1 where a path to the output leaves, so nothing overflows at any depth.
-    Pooling passes any path of its window. Needs pooling and activations as modules that keep
-    positive values positive (ReLU and the like).
+    Nothing of the input reaches the output through the others (Vysogorets and Kempe 2023); a bias
+    is no input. The network runs once on booleans: a layer's output is 1 where a path from the
+    input arrives, and the backward pass is 1 where a path to the output leaves, so nothing
+    overflows at any depth. Maximum pooling, as a module, passes any path of its window. Needs
+    layers that keep 0 and keep positive values positive (ReLU and BatchNorm; not attention).
     """
     modules = prunable_modules(model)
     boolean = {name: masks[name].float() for name in modules}
@@ -136,8 +141,9 @@ def _average_in_place_of_maximum(
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+    """Parameters and buffers by name, those of any floating type in float32."""
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        yield name, tensor.detach().float() if tensor.is_floating_point() else tensor
 
 
 @contextmanager

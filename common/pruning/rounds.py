@@ -97,7 +97,7 @@ def prune_ablated(
     stages = ablations.parse(ablation)
     if "weights" in stages and initialise is None:
         raise ConfigurationError(
-            f"ablation={ablation!r} redraws the weights: give it initialise=(model, generator)->None"
+            f"ablation={ablation!r} draws weights: give it initialise=(model, generator) -> None"
         )
     # A shuffled mask keeps weights that the rounds set to zero.
     dense = {n: w.detach().clone() for n, w in prunable(model).items()} if "masks" in stages else {}
