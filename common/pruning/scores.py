@@ -177,11 +177,17 @@ def _losses(
     model: nn.Module, batches: Sequence[Batch], temperature: float
 ) -> Iterator[tuple[list[str], list[Tensor], Tensor]]:
     """For each batch: the prunable names, their weights as leaves, and the batch's share of the
-    mean loss, in train mode (BatchNorm normalises by the batch, as in the papers)."""
+    mean loss, in train mode (BatchNorm normalises by the batch, as in the papers).
+
+    Dropout, where a model has it, drops the same units in every pass over the batches.
+    """
     if not batches:
         raise ValueError("this score needs images and labels: give it batches of (images, labels)")
     count = sum(len(labels) for _, labels in batches)
-    with in_mode(model, training=True), torch.enable_grad():
+    device = batches[0][0].device
+    own_stream = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with in_mode(model, training=True), own_stream, torch.enable_grad():
+        torch.manual_seed(0)
         for images, labels in batches:
             leaves = {n: w.detach().requires_grad_() for n, w in prunable(model).items()}
             # BatchNorm writes its running statistics into these copies.
