@@ -1,0 +1,177 @@
+"""Layer collapse: which layers are left as compression grows, and how far each method gets.
+
+A layer has collapsed when not one of its weights is left. A method's critical compression is the
+highest at which it has not collapsed a layer; none can pass the maximum, prunable weights / layers,
+at which one weight is left in each (Tanaka et al. 2020, section 3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.pruning import find, keep_count
+from common.pruning.masks import Masks, select
+from common.pruning.rounds import prune_rounds
+from common.seeding import generator
+from common.studies.network import Network
+from common.studies.tables import PROVENANCE, Table, provenance, read
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method in so many rounds, scored on so many images of each class."""
+
+    method: str
+    iterations: int = 1
+    images_per_class: int = 0
+
+
+# Iterative SNIP is scored on one image of each class, since 100 rounds over ten of each take hours
+# on a CPU; SNIP in one round is there with both, so that the images are not taken for the rounds.
+LINES: tuple[Line, ...] = (
+    Line("random"),
+    Line("magnitude"),
+    Line("SNIP", 1, 10),
+    Line("SNIP", 1, 1),
+    Line("SNIP", 10, 1),
+    Line("SNIP", 100, 1),
+    Line("grasp", 1, 10),
+    Line("synflow", 1),
+    Line("synflow", 100),
+)
+UNIT = ("method", "iterations", "images_per_class", "seed", "exponent")
+LAYERS = (*UNIT, "layer", "size", "kept")
+SUMMARY = (
+    *UNIT,
+    *("dataset", "model", "protocol", "compression", "prunable", "kept", "layers"),
+    *("layers_collapsed", "seconds", *PROVENANCE),
+)
+
+
+def measure(
+    folder: Path,
+    lines: Sequence[Line],
+    exponents: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    dataset: str = "cifar100",
+    model: str = "vgg16",
+    protocol: str = "tanaka2020",
+    device: str = "auto",
+    data_dir: str | Path | None = None,
+) -> None:
+    """Prune to the compressions 10^exponent and write layers.csv and summary.csv into `folder`.
+
+    What is in the tables already is not measured again.
+    """
+    layers = Table(folder / "layers.csv", LAYERS, UNIT)
+    summary = Table(folder / "summary.csv", SUMMARY, UNIT)
+    for seed in seeds:
+        network = None
+        for line in lines:
+            unit = {**vars(line), "seed": seed}
+            left = [e for e in exponents if not summary.has(**unit, exponent=e)]
+            if not left:
+                continue
+            network = network or Network(model, dataset, seed, protocol, device, data_dir)
+            sizes, started = network.sizes(), time.perf_counter()
+            for exponent, masks in _masks(network, line, left):
+                kept = {name: int(mask.sum()) for name, mask in masks.items()}
+                keys = {**unit, "exponent": exponent}
+                layers.add(
+                    {**keys, "layer": n.removesuffix(".weight"), "size": sizes[n], "kept": kept[n]}
+                    for n in sizes
+                )
+                row = {
+                    **keys,
+                    "dataset": dataset,
+                    "model": model,
+                    "protocol": protocol,
+                    "compression": 10.0**exponent,
+                    "prunable": sum(sizes.values()),
+                    "kept": sum(kept.values()),
+                    "layers": len(sizes),
+                    "layers_collapsed": sum(count == 0 for count in kept.values()),
+                    "seconds": round(time.perf_counter() - started, 2),
+                }
+                summary.add([{**row, **provenance(network.device)}])
+                started = time.perf_counter()
+
+
+def _masks(
+    network: Network, line: Line, exponents: Sequence[float]
+) -> Iterator[tuple[float, Masks]]:
+    """(exponent, masks) for each of the exponents; one scoring serves them all in one round."""
+    method = replace(
+        find(line.method), iterations=line.iterations, images_per_class=line.images_per_class
+    )
+    total = sum(network.sizes().values())
+    scores = None
+    for exponent in exponents:
+        sparsity, module = 1 - 10.0**-exponent, network.fresh()
+        if line.iterations > 1 and exponent > 0:
+            context = network.context(line.images_per_class)
+            yield exponent, prune_rounds(module, method, sparsity, context)
+            continue
+        if scores is None:
+            scores = method.score(module, network.context(line.images_per_class))
+        ties = generator(network.seed, "pruning", 1)
+        yield exponent, select(scores, keep_count(total, sparsity), ties)
+
+
+def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(summary, layers) of a measurement."""
+    return read(folder / "summary.csv"), read(folder / "layers.csv")
+
+
+def maximum(summary: pd.DataFrame) -> float:
+    """The highest compression without a collapsed layer that there can be."""
+    return float((summary["prunable"] / summary["layers"]).max())
+
+
+def critical(summary: pd.DataFrame) -> pd.DataFrame:
+    """Per line and seed: `reached`, the highest compression measured up to which no layer had
+    collapsed, `collapsed`, the next one measured (NaN if there is none), and `measured`, how many.
+    """
+    rows = []
+    for key, part in summary.groupby(["method", "iterations", "images_per_class", "seed"]):
+        part = part.sort_values("compression")
+        dead = (part["layers_collapsed"] > 0).to_numpy()
+        ratios = part["compression"].to_numpy()
+        first = int(dead.argmax()) if dead.any() else len(dead)
+        reached = ratios[first - 1] if first else np.nan
+        beyond = ratios[first] if first < len(ratios) else np.nan
+        rows.append((*key, reached, beyond, len(part)))
+    names = ("method", "iterations", "images_per_class", "seed", "reached", "collapsed", "measured")
+    return pd.DataFrame(rows, columns=names)
+
+
+def agreement(layers: pd.DataFrame) -> pd.DataFrame:
+    """How far seeds differ in the number of weights that a layer keeps, in units of sampling noise.
+
+    Noise: the standard deviation of a binomial count with the layer's mean density d over seeds,
+    sqrt(size d (1 - d)), each weight kept or not by itself. Per line and exponent, over layers and
+    seeds: `noise`, the root mean square of the deviations from the mean over seeds in these units
+    (1: nothing but sampling), `relative`, the largest difference between two seeds as a share of
+    the mean count, among layers that keep 100 weights or more, and `seeds`.
+    """
+    keys = ["method", "iterations", "images_per_class", "exponent"]
+    per = layers.groupby([*keys, "layer"], sort=False)["kept"]
+    table = per.agg(["mean", "var", "min", "max", "count"]).reset_index()
+    table["size"] = layers.groupby([*keys, "layer"], sort=False)["size"].first().to_numpy()
+    table = table[(table["count"] > 1) & (table["mean"] > 0) & (table["mean"] < table["size"])]
+    density = table["mean"] / table["size"]
+    table["noise"] = table["var"] / (table["size"] * density * (1 - density))
+    spread = (table["max"] - table["min"]) / table["mean"]
+    table["relative"] = spread.where(table["mean"] >= 100)
+    grouped = table.groupby(keys)
+    found = grouped.agg(
+        noise=("noise", "mean"), relative=("relative", "max"), seeds=("count", "max")
+    )
+    return found.assign(noise=found["noise"] ** 0.5).reset_index()
