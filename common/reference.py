@@ -51,8 +51,8 @@ class Source:
 SOURCES = {
     "tanaka2020": Source(
         "Tanaka et al. 2020",
-        "digitised from their Fig. 6; best epoch on the test set, mean of 3; every parameter was "
-        "in the optimizer three times: three times the stated learning rate",
+        "digitised from their Fig. 6; best epoch on the test set, mean of 3; parameters were three "
+        "times in the optimizer, so the learning rate is three times the stated one",
     ),
     "tanaka2020-v1": Source(
         "Tanaka et al. 2020, first version",

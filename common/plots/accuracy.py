@@ -20,6 +20,7 @@ from common.reference import single_source
 
 COLUMNS = 5  # panels side by side
 CLOSE_UP = 15.0  # percentage points below the best that a close-up shows at most
+CROWD = 8  # points on a line from which its markers are small
 DOTS = 5  # runs per point up to which each is drawn
 
 Panels = list[tuple[Axes, Axes]]  # (all of 0 to 100, close-up)
@@ -144,7 +145,7 @@ def _look(ablation: str, hue: str = style.GREY) -> dict:
 def _draw(axes: Axes, runs: pd.DataFrame, statistic: str, look: dict) -> None:
     points = tables.curve(runs, statistic)
     x = 100 * (1 - points["sparsity"])
-    axes.plot(x, points["mean"], **look, zorder=3)
+    axes.plot(x, points["mean"], **look, markersize=4.5 if len(x) <= CROWD else 3, zorder=3)
     remaining, hue = 100 * (1 - runs["sparsity"]), look["color"]
     if (points["n"] > 1).any():
         axes.fill_between(x, points["low"], points["high"], color=hue, alpha=0.2, lw=0)
@@ -157,7 +158,8 @@ def _draw(axes: Axes, runs: pd.DataFrame, statistic: str, look: dict) -> None:
 
 def _draw_reference(axes: Axes, rows: pd.DataFrame, look: dict) -> None:
     rows = rows[~tables.is_dense(rows)]
-    look = look | {"color": style.GREY, "lw": 1.0, "ms": 3.5, "mfc": "white", "zorder": 1.5}
+    look = look | {"color": style.GREY, "lw": 1.0, "mfc": "white", "zorder": 1.5}
+    look["ms"] = 3.5 if len(rows) <= CROWD else 2.5
     axes.plot(100 * (1 - rows["sparsity"]), rows["test_accuracy"], **look)
 
 
@@ -172,8 +174,11 @@ def _finished(
 ) -> Figure:
     """Levels, axes, legend and caption."""
     runs = pd.concat([pruned, dense])
-    best = runs[statistic].max()
-    near = runs.loc[runs[statistic] >= best - CLOSE_UP, statistic].min()
+    values = runs[statistic]
+    if reference is not None:
+        values = pd.concat([values, reference.loc[~tables.is_dense(reference), "test_accuracy"]])
+    best = values.max()
+    lowest = values[values >= best - CLOSE_UP].min()
     levels = []
     if len(dense):
         levels.append((dense[statistic].mean(), style.DENSE | {"label": "dense network"}))
@@ -187,10 +192,12 @@ def _finished(
                 axes.axhline(level, **look)
         for axes in pair if len(panels) == 1 else pair[1:]:
             axes.set_xlabel("Weights remaining (%)")
+            axes.tick_params(labelbottom=True)
         pair[0].set_ylim(0, 102)
-        pair[1].set_ylim(near - 1, best + 1)
-    panels[0][0].set_ylabel(tables.STATISTICS[statistic])
-    panels[0][1].set_ylabel("Close-up (%)")
+        pair[1].set_ylim(lowest - 1, best + 1)
+    for full, close in panels[::COLUMNS]:
+        full.set_ylabel(tables.STATISTICS[statistic])
+        close.set_ylabel("Close-up (%)")
     handles += [Line2D([], [], **look) for _, look in levels]
     if "layers_collapsed" in runs and (runs["layers_collapsed"] > 0).any():
         handles.append(Line2D([], [], label="a layer has collapsed", **style.COLLAPSED))

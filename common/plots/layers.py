@@ -23,17 +23,18 @@ def layer_densities(
     summary: pd.DataFrame | None = None,
     ablation: str = "none",
     sparsities: Sequence[float] | None = None,
+    method: str = "",
 ) -> Figure:
     """Share of weights that each layer keeps, logarithmic, from the input to the output.
 
-    Without a summary, `layers` is one run's table. With it: a line per method (mean over runs), a
-    panel per sparsity; at most four, spread over those there are, unless `sparsities` names them.
-    A layer without a weight left has no place on a logarithmic axis: it is crossed in a strip below
-    it. Raises ConfigurationError for an empty table, several networks, or an ablation or sparsity
-    that was not run.
+    Without a summary, `layers` is one run's table, `method` its hue and label. With it: a line per
+    method (mean over runs), a panel per sparsity; at most four, spread over those there are, unless
+    `sparsities` names them. A layer without a weight left has no place on a logarithmic axis: it is
+    crossed in a strip below it. Raises ConfigurationError for an empty table, several networks, or
+    an ablation or sparsity that was not run.
     """
     if summary is None:
-        rows, caption = tables.single_run(layers, "layers"), []
+        rows, caption = tables.single_run(layers, "layers", method), []
     else:
         runs = tables.prepared(summary, ["dataset", "model", "seed", "run_id"])
         tables.one_network(runs)
@@ -43,23 +44,24 @@ def layer_densities(
     names, methods = list(dict.fromkeys(rows["layer"])), tables.methods(rows)
     levels = sorted(rows["sparsity"].unique())
     dead = tables.methods(rows[rows["density"] == 0])
-    figure, panels = _panels(len(levels), 1 if len(names) > style.NAMED else 2)
+    columns = 1 if len(names) > style.NAMED else 3 if len(levels) == 3 else 2
+    figure, panels = _panels(len(levels), columns)
     for axes, level in zip(panels, levels, strict=True):
         part = rows[rows["sparsity"] == level]
         strip = _density_axes(axes, rows["density"], len(dead))
-        for method in methods:
-            row = dead.index(method) if method in dead else 0
+        for pair in methods:
+            row = dead.index(pair) if pair in dead else 0
             place = strip * (1 - (row + 0.5) / max(len(dead), 1))
-            _draw_densities(axes, tables.of(part, method), names, place)
+            _draw_densities(axes, tables.of(part, pair), names, place)
         axes.axhline(part["kept"].sum() / part["size"].sum(), **style.CHANCE)
         style.name_layers(axes, names)
         axes.set_ylabel("Weights kept" if axes.get_subplotspec().is_first_col() else "")
         if summary is not None:
             axes.set_title(f"{style.percent(level)} removed", loc="left", weight="bold")
     handles = [
-        Line2D([], [], **_look(*method), label=style.method_label(*method))
-        for method in methods
-        if method[0]
+        Line2D([], [], **_look(*pair), label=style.method_label(*pair))
+        for pair in methods
+        if pair[0]
     ]
     handles.append(Line2D([], [], label="whole network", **style.CHANCE))
     if dead:
@@ -73,16 +75,19 @@ def layer_densities(
 
 
 @style.styled
-def scores_by_layer_size(layers: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
+def scores_by_layer_size(
+    layers: pd.DataFrame, summary: pd.DataFrame | None = None, method: str = ""
+) -> Figure:
     """Mean score of each layer against its number of weights, both logarithmic, a panel per method.
 
     The line is R / size: every layer's scores sum to the same R, as SynFlow's do (Tanaka et al.
     2020, theorem 2). Negative means are drawn hollow by their absolute value; means of exactly zero
-    are crossed at the lower edge. With a summary: its unmodified runs at the sparsity nearest to
-    0.9. Raises ConfigurationError as `layer_densities` does.
+    are crossed at the lower edge. Without a summary, `layers` is one run's table, `method` its hue
+    and title. With it: its unmodified runs at the sparsity nearest to 0.9. Raises
+    ConfigurationError as `layer_densities` does.
     """
     if summary is None:
-        rows, caption = tables.single_run(layers, "layers"), []
+        rows, caption = tables.single_run(layers, "layers", method), []
     else:
         runs = tables.prepared(summary, ["dataset", "model", "seed", "run_id"])
         tables.one_network(runs)
@@ -94,9 +99,9 @@ def scores_by_layer_size(layers: pd.DataFrame, summary: pd.DataFrame | None = No
     methods = tables.methods(rows)
     figure, panels = _panels(len(methods), 3, height=2.4, shared=False)
     signed = False
-    for axes, method in zip(panels, methods, strict=True):
-        part = tables.of(rows, method).dropna(subset=["score_mean"])
-        hue, size, mean = style.colour(method[0]), part["size"], part["score_mean"]
+    for axes, pair in zip(panels, methods, strict=True):
+        part = tables.of(rows, pair).dropna(subset=["score_mean"])
+        hue, size, mean = style.colour(pair[0]), part["size"], part["score_mean"]
         axes.set(xscale="log", yscale="log", xlabel="Weights in the layer", ylabel="Mean score")
         for chosen, face in ((mean > 0, hue), (mean < 0, "white")):
             look = {"marker": "o", "ls": "none", "mfc": face, "mec": hue, "alpha": 0.8}
@@ -110,8 +115,8 @@ def scores_by_layer_size(layers: pd.DataFrame, summary: pd.DataFrame | None = No
             axes.plot(ends, total / ends, color=style.GREY, lw=1.0, zorder=1)
         for _, end in part.iloc[[0, -1]].iterrows() if len(methods) == 1 else ():
             _name_point(axes, end)
-        if method[0]:
-            axes.set_title(style.method_label(*method), color=hue, weight="bold")
+        if pair[0]:
+            axes.set_title(style.method_label(*pair), color=hue, weight="bold")
     handles = [Line2D([], [], color=style.GREY, lw=1.0, label="R / size: every layer sums to R")]
     if signed:
         hollow = {"marker": "o", "ls": "none", "mfc": "white", "mec": style.INK}
@@ -145,7 +150,7 @@ def _panels(
 ) -> tuple[Figure, list[Axes]]:
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = style.new_figure(1.2 + height * rows + (0.6 if count == 1 else 0))
+    figure = style.new_figure(1.2 + height * rows + 0.6 * (rows == 1))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
     for axes in grid.flat[count:]:
         axes.remove()

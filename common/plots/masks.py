@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -89,5 +90,10 @@ def _channels(mask: Tensor, colours: Colormap) -> Figure:
         axes.stairs(channels, edges, orientation=orientation, color=colours(1.0), fill=True)
     top.set_ylim(bottom=0)
     right.set_xlim(left=0)
-    figure.colorbar(image, ax=[top, centre, right], label="Share of weights kept", shrink=0.75)
+    percent = PercentFormatter(1, decimals=0)
+    top.yaxis.set_major_formatter(percent)
+    right.xaxis.set_major_formatter(percent)
+    figure.colorbar(
+        image, ax=[top, centre, right], label="Weights kept", shrink=0.75, format=percent
+    )
     return figure

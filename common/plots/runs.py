@@ -13,16 +13,19 @@ from common.plots import style, tables
 
 @style.styled
 def training_curves(
-    epochs: pd.DataFrame, summary: pd.DataFrame | None = None, sparsity: float = 0.9
+    epochs: pd.DataFrame,
+    summary: pd.DataFrame | None = None,
+    sparsity: float = 0.9,
+    method: str = "",
 ) -> Figure:
     """Test accuracy and training loss (logarithmic) against epoch.
 
-    Without a summary, `epochs` is one run's table. With it: a row of panels per ablation, a line
-    per method and run, at the sparsity nearest to `sparsity`, the dense runs in black.
-    Raises ConfigurationError for an empty table or several networks.
+    Without a summary, `epochs` is one run's table, `method` its hue. With it: a row of panels per
+    ablation, a line per method and run, at the sparsity nearest to `sparsity`, the dense runs in
+    black. Raises ConfigurationError for an empty table or several networks.
     """
     if summary is None:
-        run = tables.single_run(epochs, "epochs")
+        run = tables.single_run(epochs, "epochs", method)
         figure = style.new_figure(3.1)
         for axes, column in zip(
             figure.subplots(1, 2), ("test_accuracy", "train_loss"), strict=True
@@ -43,10 +46,10 @@ def training_curves(
             for _, run in dense.groupby(["method", "run_id"]):
                 _draw(axes, run, column, style.INK, linewidth=0.9)
             part = pruned[pruned["ablation"] == ablation]
-            for method in tables.methods(part):
-                for _, run in tables.of(part, method).groupby("run_id"):
-                    dashes = "--" if method[1] else "-"
-                    _draw(axes, run, column, style.colour(method[0]), linestyle=dashes)
+            for name, variant in tables.methods(part):
+                for _, run in tables.of(part, (name, variant)).groupby("run_id"):
+                    dashes = "--" if variant else "-"
+                    _draw(axes, run, column, style.colour(name), linestyle=dashes)
             axes.set_xlabel("Epoch" if ablation == shown[-1] else "")
         pair[0].set_title(style.ablation_style(ablation)[0], loc="left", weight="bold")
     handles = [

@@ -78,8 +78,8 @@ def methods(runs: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def ablations(runs: pd.DataFrame) -> list[str]:
-    """The ablations in the runs, in the suite's order."""
-    return ordered(runs["ablation"], ABLATIONS)
+    """The ablations of the pruned runs, in the suite's order."""
+    return ordered(runs.loc[~is_dense(runs), "ablation"], ABLATIONS)
 
 
 def of(runs: pd.DataFrame, method: tuple[str, str], ablation: str | None = None) -> pd.DataFrame:
@@ -105,11 +105,14 @@ def joined(part: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def single_run(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """One run's layers or epochs with the columns that a join would have given it."""
+def single_run(table: pd.DataFrame, name: str, method: str) -> pd.DataFrame:
+    """One run's layers or epochs with the columns that a join would have given it.
+
+    method: its folder's name, unless the table has it. Raises ConfigurationError if it is empty.
+    """
     if table.empty:
         raise ConfigurationError(f"{name}: the table is empty, nothing to draw")
-    method = table.get("method", "")
+    method = table.get("method", method)
     return table.assign(method=method, variant="", ablation="none", sparsity=0.0)
 
 

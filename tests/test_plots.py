@@ -1,0 +1,462 @@
+"""Figures say what the tables say. All tables here are made up."""
+
+from __future__ import annotations
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from common import plots, reference, results
+from common.errors import ConfigurationError
+from common.experiment import ROOT
+from common.plots import style
+
+METHODS = ["random", "magnitude", "SNIP", "grasp", "synflow"]
+SIZES = {"conv1": 432, "conv2": 9216, "linear": 640}
+
+
+def made_up(
+    methods=("SNIP", "synflow"),
+    ablations=("none", "invert"),
+    sparsities=(0.5, 0.9),
+    seeds=(0, 1, 2),
+    dense=True,
+    **columns,
+):
+    """(summary, epochs, layers) as `results.collect` gives them; inverted SynFlow has collapsed."""
+    generator = np.random.default_rng(0)
+    shared = {
+        **{"variant": "", "protocol": "quick", "dataset": "cifar10", "model": "vgg16", "epochs": 2},
+        **{"device": "cpu: made up", "code_version": "abc1234", "prune_seconds": 0.5},
+        **{"train_seconds": 10.0, "images_per_second": 1000.0},
+        **columns,
+    }
+    points = [(m, a, s, r) for m in methods for a in ablations for s in sparsities for r in seeds]
+    points += [(methods[0], "none", 0.0, seed) for seed in seeds if dense]
+    summary, epochs, layers = [], [], []
+    for method, ablation, sparsity, seed in points:
+        cut = method == "synflow" and ablation == "invert"
+        accuracy = 10.0 if cut else 95 - 10 * sparsity + generator.normal()
+        run = {"method": method, "run_id": f"{ablation}-{sparsity}-{seed}"}
+        summary.append(
+            {**run, "ablation": ablation, "sparsity": sparsity, "seed": seed, **shared}
+            | {"test_accuracy": accuracy, "best_test_accuracy": accuracy + 0.5}
+            | {"layers_collapsed": int(cut)}
+        )
+        for epoch in range(3):
+            values = {
+                "test_accuracy": 10 + epoch * (accuracy - 10) / 2,
+                "train_loss": 2 - epoch / 2,
+            }
+            epochs.append({**run, "epoch": epoch, **values})
+        for number, (layer, size) in enumerate(SIZES.items()):
+            kept = 0 if cut and not number else round(size * (1 - sparsity))
+            density = {"size": size, "kept": kept, "density": kept / size}
+            layers.append({**run, "layer": layer, **density, "score_mean": 1e6 / size})
+    return pd.DataFrame(summary), pd.DataFrame(epochs), pd.DataFrame(layers)
+
+
+def lines(axes):
+    """The data of an axes' lines: [(x, y)]."""
+    return [tuple(np.asarray(part, dtype=float) for part in line.get_data()) for line in axes.lines]
+
+
+def has_line(axes, x, y):
+    return any(len(a) == len(x) and np.allclose(a, x) and np.allclose(b, y) for a, b in lines(axes))
+
+
+def caption(figure):
+    return " ".join(figure.get_supxlabel().split())
+
+
+def titles(figure):
+    return [axes.get_title() or axes.get_title(loc="left") for axes in figure.axes]
+
+
+def panel(figure, title):
+    return figure.axes[titles(figure).index(title)]
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_lines_of_accuracy_are_means_over_seeds_at_the_weights_remaining():
+    summary, _, _ = made_up()
+    figure = plots.accuracy_by_ablation(summary)
+    for method, title in (("SNIP", "SNIP"), ("synflow", "SynFlow")):
+        for ablation in ("none", "invert"):
+            rows = summary[(summary["method"] == method) & (summary["ablation"] == ablation)]
+            means = [rows[rows["sparsity"] == s]["test_accuracy"].mean() for s in (0.5, 0.9)]
+            assert has_line(panel(figure, title), [50, 10], means)
+    together = plots.methods_together(summary, "invert")
+    assert has_line(together.axes[0], [50, 10], [10, 10])
+
+
+def test_every_run_lies_within_the_limits_and_axes_are_labelled():
+    summary, _, _ = made_up(METHODS, sparsities=(0.3, 0.9, 0.999))
+    figure = plots.accuracy_by_ablation(summary, statistic="best_test_accuracy")
+    full = [panel(figure, style.method_label(method)) for method in METHODS]
+    for axes in full:
+        low, high = axes.get_ylim()
+        assert low <= 0
+        assert high >= 100
+        left, right = axes.get_xlim()
+        assert left > 70
+        assert right < 0.1
+    assert full[0].get_ylabel() == "Test accuracy, best epoch (%)"
+    assert "Weights remaining (%)" in {axes.get_xlabel() for axes in figure.axes}
+
+
+@pytest.mark.parametrize(("dataset", "chance"), [("cifar10", 10), ("cifar100", 1)])
+def test_chance_and_the_dense_network_are_levels(dataset, chance):
+    summary, _, _ = made_up(dataset=dataset)
+    figure = plots.accuracy_by_ablation(summary)
+    dense = summary[summary["sparsity"] == 0]["test_accuracy"].mean()
+    for axes in figure.axes:
+        assert has_line(axes, [0, 1], [chance, chance])
+        assert has_line(axes, [0, 1], [dense, dense])
+    assert f"chance ({chance}%)" in legend(figure)
+    without = plots.accuracy_by_ablation(made_up(dense=False)[0])
+    assert "dense network" not in legend(without)
+
+
+def test_runs_with_a_collapsed_layer_are_crossed():
+    figure = plots.accuracy_by_ablation(made_up()[0])
+
+    def crosses(title):
+        found = [line for line in panel(figure, title).lines if line.get_marker() == "x"]
+        return sum(len(line.get_xdata()) for line in found)
+
+    assert crosses("SNIP") == 0
+    assert crosses("SynFlow") == 6  # 2 sparsities x 3 seeds
+    assert "a layer has collapsed" in legend(figure)
+
+
+@pytest.mark.parametrize("methods", [METHODS, ["grasp"], ["ours", "SNIP"]])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_any_set_of_methods_and_seeds_draws(methods, seeds):
+    summary, epochs, layers = made_up(methods, ("none",), (0.9,), seeds, dense=False)
+    plots.accuracy_by_ablation(summary)
+    plots.methods_together(summary)
+    plots.layer_densities(layers, summary)
+    plots.scores_by_layer_size(layers, summary)
+    plots.training_curves(epochs, summary)
+    plots.cost(summary)
+    assert plots.results_table(summary).shape == (len(methods), 1)
+
+
+def test_variants_are_methods_of_their_own():
+    plain, other = made_up(["synflow"], ("none",))[0], made_up(["synflow"], ("none",))[0]
+    other = other.assign(variant="one_shot", test_accuracy=50.0)
+    figure = plots.accuracy_by_ablation(pd.concat([plain, other]))
+    assert has_line(panel(figure, "SynFlow (one shot)"), [50, 10], [50, 50])
+    assert not has_line(panel(figure, "SynFlow"), [50, 10], [50, 50])
+
+
+def test_captions_count_runs_and_seeds_and_call_what_differs_mixed():
+    summary, _, _ = made_up()
+    text = caption(plots.accuracy_by_ablation(summary))
+    assert text.startswith(
+        "VGG-16 on CIFAR-10; protocol quick, 2 epochs; 27 runs, 3 seeds (0, 1, 2); "
+        "cpu: made up; code abc1234."
+    )
+    one = made_up(["SNIP"], ("none",), (0.9,), (7,), dense=False)[0]
+    assert "1 run, seed 7;" in caption(plots.accuracy_by_ablation(one))
+    summary.loc[0, ["code_version", "device"]] = ["def5678+", "cuda: made up"]
+    summary.loc[0, "epochs"] = 160
+    text = caption(plots.cost(summary))
+    assert "code_version mixed (abc1234, def5678+)" in text
+    assert "device mixed (cpu: made up, cuda: made up)" in text
+    assert "epochs mixed (160, 2)" in text
+
+
+def test_the_table_holds_independent_means():
+    summary, _, _ = made_up()
+    table = plots.results_table(summary)
+    values = summary.query("method == 'SNIP' and ablation == 'invert' and sparsity == 0.9")
+    values = values["test_accuracy"].to_numpy()
+    spread = np.sqrt(((values - values.sum() / 3) ** 2).sum() / 2)
+    assert (
+        table.loc[("SNIP", "scores inverted"), "90%"]
+        == f"{values.sum() / 3:.2f} ± {spread:.2f} (3)"
+    )
+    assert table.loc[("SynFlow", "scores inverted"), "50%"] == "10.00 ± 0.00 (3)"
+    assert table.loc[("Dense network", ""), "90%"] == ""
+    assert list(table.columns) == ["0%", "50%", "90%"]
+    single = plots.results_table(made_up(seeds=(0,))[0])
+    assert single.loc[("SynFlow", "scores inverted"), "50%"] == "10.00 (1)"
+
+
+def test_layer_densities_and_the_crosses_of_collapsed_layers():
+    summary, _, layers = made_up()
+    unmodified = plots.layer_densities(layers, summary)
+    assert has_line(panel(unmodified, "90% removed"), [0, 1, 2], [43 / 432, 922 / 9216, 64 / 640])
+    assert "no weight left in the layer" not in legend(unmodified)
+    inverted = plots.layer_densities(layers, summary, "invert")
+    assert "no weight left in the layer" in legend(inverted)
+    axes = panel(inverted, "90% removed")
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert list(cross.get_xdata()) == [0]
+    assert 0 < cross.get_ydata()[0] < 0.1  # in the strip at the axis' lower edge
+    low, high = axes.get_ylim()
+    assert low < 64 / 640
+    assert high > 1
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == list(SIZES)
+
+
+def test_one_run_and_very_deep_networks_draw_their_layers():
+    _, epochs, layers = made_up()
+    first = layers["run_id"] == layers["run_id"].iloc[0]
+    one = layers[first & (layers["method"] == "SNIP")].drop(columns=["method", "run_id"])
+    figure = plots.layer_densities(one, method="SNIP")
+    assert has_line(figure.axes[0], [0, 1, 2], [0.5, 0.5, 0.5])
+    plots.scores_by_layer_size(one)
+    plots.training_curves(epochs[epochs["run_id"] == epochs["run_id"].iloc[0]])
+    plots.training_curves(epochs[:1].assign(train_loss=np.nan))  # a run of no epochs
+    deep = pd.concat([one.assign(layer=one["layer"] + f".{i}") for i in range(40)])
+    axes = plots.layer_densities(deep).axes[0]
+    assert len(axes.lines[0].get_xdata()) == 120
+    assert len(axes.get_xticks()) <= style.NAMED
+
+
+def test_at_most_four_sparsities_unless_asked_for():
+    summary, _, layers = made_up(sparsities=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9))
+    shown = titles(plots.layer_densities(layers, summary))
+    assert len(shown) == 4
+    assert shown[0] == "10% removed"
+    assert shown[-1] == "90% removed"
+    assert titles(plots.layer_densities(layers, summary, sparsities=[0.3])) == ["30% removed"]
+    with pytest.raises(ConfigurationError, match=r"sparsities.*0.35"):
+        plots.layer_densities(layers, summary, sparsities=[0.35])
+
+
+def test_mean_scores_lie_on_the_line_of_equal_sums():
+    summary, _, layers = made_up()
+    figure = plots.scores_by_layer_size(layers, summary)
+    line = panel(figure, "SynFlow").lines[-1]
+    assert np.allclose(line.get_xdata() * line.get_ydata(), 1e6)
+    signed = layers.assign(score_mean=-layers["score_mean"])
+    assert any("negative" in text for text in legend(plots.scores_by_layer_size(signed, summary)))
+
+
+def test_training_curves_are_the_runs_nearest_to_the_sparsity():
+    summary, epochs, _ = made_up(seeds=(0,))
+    axes = plots.training_curves(epochs, summary, sparsity=0.8).axes[0]
+    final = summary.query("method == 'SNIP' and ablation == 'none' and sparsity == 0.9")
+    assert has_line(
+        axes, [0, 1, 2], [10, 5 + final["test_accuracy"].iloc[0] / 2, *final["test_accuracy"]]
+    )
+
+
+def test_runs_of_other_networks_share_no_figure_but_are_told_apart():
+    both = pd.concat([made_up()[0], made_up(dataset="cifar100", seeds=(0,))[0]])
+    with pytest.raises(ConfigurationError, match=r"dataset: .*cifar10, cifar100"):
+        plots.accuracy_by_ablation(both)
+    parts = plots.settings(both)
+    assert {name: len(part) for name, part in parts.items()} == {"cifar10": 27, "cifar100": 9}
+    longer = plots.settings(pd.concat([made_up()[0], made_up(epochs=160)[0]]))
+    assert sorted(longer) == ["160epochs", "2epochs"]
+
+
+@pytest.mark.parametrize("draw", [plots.accuracy_by_ablation, plots.cost, plots.results_table])
+def test_nothing_to_draw_is_one_clear_error(draw):
+    with pytest.raises(ConfigurationError, match="no finished run"):
+        draw(made_up()[0].iloc[:0])
+
+
+def test_unknown_names_list_the_choices():
+    summary, _, _layers = made_up()
+    with pytest.raises(ConfigurationError, match="best_test_accuracy"):
+        plots.results_table(summary, statistic="accuracy")
+    with pytest.raises(ConfigurationError, match=r"ablation='shuffle'.*none, invert"):
+        plots.methods_together(summary, "shuffle")
+    with pytest.raises(ConfigurationError, match="tanaka2020, "):
+        reference.curves("tanaka", "cifar10", "vgg16")
+
+
+def test_score_histograms_count_every_score():
+    generator = torch.Generator().manual_seed(0)
+    scores = {
+        "a.weight": torch.randn(40, 50, generator=generator),
+        "b.weight": torch.cat([torch.zeros(30), torch.rand(70, generator=generator)]),
+    }
+    masks = {name: score > 0.5 for name, score in scores.items()}
+    figure = plots.score_histograms(scores, masks, "grasp")
+    notes = {text.get_text() for text in figure.axes[0].texts}
+    negative, kept = (scores["a.weight"] < 0).double().mean(), masks["a.weight"].double().mean()
+    assert f"{100 * kept:.3g}% kept, {100 * negative:.3g}% negative" in notes
+    assert f"{100 * masks['b.weight'].double().mean():.3g}% kept, 30% zero" in notes
+    assert f"2 layers, 2,100 scores, {sum(int(m.sum()) for m in masks.values())}" in caption(figure)
+    layer = plots.scores._Layer("b", scores["b.weight"], None)
+    edges = np.linspace(-1.0, 0.0, plots.scores.BINS + 1)
+    assert layer.histogram(edges, torch.ones(100, dtype=torch.bool)).sum() == 70
+
+
+def test_score_histograms_of_many_layers_and_of_bad_scores():
+    generator = torch.Generator().manual_seed(0)
+    scores = {f"layer{i}": torch.rand(20, generator=generator) * 10.0**i for i in range(30)}
+    upper = plots.score_histograms(scores).axes[0]
+    medians = [float(np.median(np.log10(score.numpy()))) for score in scores.values()]
+    assert has_line(upper, range(30), medians)
+    with pytest.raises(ConfigurationError, match=r"layer1.*not finite"):
+        plots.score_histograms(scores | {"layer1": torch.tensor([1.0, float("inf")])})
+    with pytest.raises(ConfigurationError, match="masks"):
+        plots.score_histograms(scores, {"other": torch.ones(20, dtype=torch.bool)})
+    with pytest.raises(ConfigurationError, match="zero"):
+        plots.score_histograms({"a": torch.zeros(5)})
+
+
+def test_mask_images_show_kernels_or_channels():
+    first = torch.zeros(8, 3, 3, 3, dtype=torch.bool)
+    first[0, 1, 2, 2] = True
+    figure = plots.mask_image(first, "conv1.weight")
+    assert len(figure.axes) == 3
+    pixels = [np.nansum(axes.images[0].get_array()) for axes in figure.axes]
+    assert pixels == [0, 1, 0]
+    assert "1 of 216 weights kept" in caption(figure)
+    assert "Without any weight: 7 output and 2 input channels" in caption(figure)
+    wide = torch.zeros(200, 10, dtype=torch.bool)
+    wide[:100] = True
+    centre = plots.mask_image(wide).axes[1]
+    image = centre.images[0].get_array()
+    assert image.shape == (128, 10)
+    assert np.isclose(image.mean(), 0.5)
+    assert image[0].min() == 1
+    assert image[-1].max() == 0
+    with pytest.raises(ConfigurationError, match=r"\(5,\)"):
+        plots.mask_image(torch.ones(5, dtype=torch.bool))
+
+
+def test_saving_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
+    summary, _, _ = made_up()
+    figure = plots.accuracy_by_ablation(summary)
+    written = [path.read_bytes() for path in plots.save(figure, tmp_path, "accuracy")]
+    assert [path.read_bytes() for path in plots.save(figure, tmp_path, "accuracy")] == written
+    again = plots.save(plots.accuracy_by_ablation(summary), tmp_path / "new", "accuracy")
+    assert [path.read_bytes() for path in again] == written
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["accuracy.png", "accuracy.svg", "new"]
+    assert b"<dc:date>" not in written[1]
+
+
+def test_a_figure_shows_itself_once_and_registers_nowhere(monkeypatch):
+    from IPython.core.interactiveshell import InteractiveShell
+    from matplotlib import pyplot
+
+    shown = []
+    shell = InteractiveShell.instance()
+    monkeypatch.setattr(shell.display_pub, "publish", lambda data, **_: shown.append(set(data)))
+    try:
+        figure = plots.cost(made_up()[0])
+        assert shell.display_formatter.format(figure) == ({}, {})  # it displays itself
+    finally:
+        InteractiveShell.clear_instance()
+    assert shown == [{"image/png", "text/plain"}]
+    assert pyplot.get_fignums() == []
+
+
+def test_published_curves_are_the_rows_of_the_file():
+    table = pd.read_csv(reference.FOLDER / "published.csv")
+    ours = reference.curves("tanaka2020", "cifar10", "vgg16")
+    theirs = table[
+        (table["source"] == "tanaka2020")
+        & (table["dataset"] == "CIFAR-10")
+        & (table["model"] == "VGG-16")
+    ]
+    assert len(ours) == len(theirs) == 85
+    grasp = theirs[theirs["method"] == "GraSP"].sort_values("sparsity")
+    mine = ours[ours["method"] == "grasp"]
+    assert list(mine["test_accuracy"]) == list(grasp["test_accuracy"])
+    assert list(mine["sparsity"]) == list(grasp["sparsity"])
+    assert set(ours["source"]) == {"tanaka2020"}
+    assert reference.curves("comp6258", "cifar100", "vgg16").empty
+    assert set(reference.SOURCES) == set(table["source"])
+
+
+def test_the_reversed_grasp_of_the_first_version_counts_as_inverted():
+    rows = reference.curves("tanaka2020-v1", "cifar10", "vgg16")
+    assert set(rows[rows["method"] == "grasp"]["ablation"]) == {"invert"}
+    assert set(rows[rows["method"] != "grasp"]["ablation"]) == {"none"}
+
+
+def test_reference_curves_are_grey_named_cautioned_and_of_one_source():
+    summary, _, _ = made_up(METHODS)
+    theirs = reference.curves("comp6258", "cifar10", "vgg16")
+    figure = plots.accuracy_by_ablation(summary, theirs)
+    rows = theirs.query("method == 'SNIP' and ablation == 'none' and sparsity > 0")
+    x, y = 100 * (1 - rows["sparsity"]), rows["test_accuracy"]
+    assert has_line(panel(figure, "SNIP"), x, y)
+    assert not has_line(panel(figure, "GraSP"), x, y)
+    assert "student reproduction (comp6258)" in legend(figure)
+    assert "its SynFlow points are dense networks" in caption(figure)
+    mixed = pd.concat([theirs, reference.curves("tanaka2020", "cifar10", "vgg16")])
+    for draw in (plots.accuracy_by_ablation, plots.methods_together):
+        with pytest.raises(ConfigurationError, match="comp6258 and tanaka2020"):
+            draw(summary, reference=mixed)
+        with pytest.raises(ConfigurationError, match=r"model: .*resnet20"):
+            draw(summary, reference=theirs.assign(model="resnet20"))
+
+
+def test_colours_differ_and_unknown_methods_keep_theirs():
+    hues = [style.colour(method) for method in METHODS]
+    assert len(set(hues)) == len(METHODS)
+    assert style.colour("ours") == style.colour("ours") not in hues
+
+
+def test_the_figures_notebook_is_committed_without_outputs():
+    notebook = nbformat.read(ROOT / "figures" / "figures.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
+
+
+def run_notebook(folder, **parameters):
+    import papermill
+
+    return papermill.execute_notebook(
+        str(ROOT / "figures" / "figures.ipynb"),
+        str(folder / "executed.ipynb"),
+        {"grid": "made_up", "results_dir": str(folder), "output_dir": str(folder / "out")}
+        | parameters,
+        cwd=str(ROOT),
+        progress_bar=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small", [False, True])
+def test_the_figures_notebook_draws_and_saves_everything(tmp_path, small):
+    parts = (
+        [made_up(["grasp"], ("none",), (0.9,), (0,), dense=False)]
+        if small
+        else [
+            made_up(METHODS),
+            made_up(dataset="cifar100"),
+        ]
+    )
+    tables_ = (pd.concat(part, ignore_index=True) for part in zip(*parts, strict=True))
+    results.write_collected(results.Collected(*tables_, left_out=[]), tmp_path / "made_up")
+    executed = run_notebook(tmp_path, reference=None if small else "tanaka2020")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    for name in ("accuracy", "methods", "densities", "scores", "training", "cost"):
+        assert {f"{name}.png", f"{name}.svg"} <= written
+    assert "results.csv" in written
+    assert ("accuracy-cifar100.svg" in written) is not small
+    pictures = sum(
+        "image/png" in output.get("data", {})
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+    )
+    assert pictures == len([name for name in written if name.endswith(".png")])  # each shown once
+
+
+@pytest.mark.slow
+def test_the_figures_notebook_says_that_there_is_nothing(tmp_path):
+    (tmp_path / "made_up").mkdir()
+    with pytest.raises(Exception, match=r"ConfigurationError.*holds no finished run"):
+        run_notebook(tmp_path)
