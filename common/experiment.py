@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from common import models, protocols
@@ -83,9 +84,8 @@ class Experiment:
         parts += [f"sparsity{self.sparsity!r}", self.ablation, f"seed{self.seed}"]
         parts += [f"pretrain{self.pretrain_epochs}"] if self.pretrain_epochs else []
         parts += [f"epochs{self.epochs}"]
-        standard = protocols.find(self.protocol).for_run(self.model, self.dataset, None)
-        parts += [f"batch{self.batch_size}"] if self.batch_size != standard.batch_size else []
-        parts += [self.precision] if self.precision != standard.precision else []
+        parts += [f"batch{self.batch_size}"] if self.batch_size != self.hyper.batch_size else []
+        parts += [self.precision] if self.precision != self.hyper.precision else []
         return "_".join(parts)
 
     @property
@@ -123,20 +123,20 @@ def configure(
     None or "" means what the protocol says. Neither data nor device is touched. Raises
     ConfigurationError naming the parameter, its value and the choices.
     """
-    base = protocols.find(protocol or DEFAULT_PROTOCOL)
-    variant = variant or ""
+    base = protocols.find(_text(protocol, DEFAULT_PROTOCOL))
+    variant = _text(variant, "")
     find(method, variant)
-    ablation = ablation or "none"
+    ablation = _text(ablation, "none").replace(" ", "")
     ablations.parse(ablation)
-    sparsity = base.sparsity if sparsity in (None, "") else sparsity
+    sparsity = base.sparsity if sparsity is None or sparsity == "" else sparsity
     check_sparsity(sparsity)
-    dataset = dataset or base.dataset
+    dataset = _text(dataset, base.dataset)
     if dataset not in DATASETS:
         raise unknown("dataset", dataset, DATASETS)
-    model = model or base.model
+    model = _text(model, base.model)
     models.check(model, DATASETS[dataset].shape)
     hyper = base.for_run(model, dataset, _whole("epochs", epochs, least=0))
-    precision = precision or hyper.precision
+    precision = _text(precision, hyper.precision)
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     return Experiment(
@@ -149,9 +149,9 @@ def configure(
         batch_size=_whole("batch_size", batch_size, least=1) or hyper.batch_size,
         pretrain_epochs=_whole("pretrain_epochs", pretrain_epochs, least=0) or 0,
         precision=precision,
-        device=_device(device or "auto"),
+        device=_device(_text(device, "auto")),
         data_dir=str(data_dir) if data_dir else None,
-        results_dir=Path(results_dir) if results_dir else ROOT / "results" / "notebooks",
+        results_dir=Path(_text(results_dir, str(ROOT / "results" / "notebooks"))),
         hyper=hyper,
     )
 
@@ -161,12 +161,16 @@ def from_notebook(method: str, variables: dict[str, object]) -> Experiment:
     return configure(method, **{name: variables[name] for name in PARAMETERS})
 
 
+def _text(value: object, default: str) -> str:
+    """The value, or the default where it is not given."""
+    return default if value is None or value == "" else str(value)
+
+
 def _whole(name: str, value: object, least: int) -> int | None:
     """A whole number of at least `least`, or None where it is not given."""
     if value is None or value == "":
         return None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not float(value).is_integer():
+    if not isinstance(value, Real) or isinstance(value, bool) or value % 1 != 0:
         raise ConfigurationError(f"{name}={value!r} is not a whole number (None: the protocol's)")
     if value < least:
         raise ConfigurationError(f"{name}={value!r} is below {least}")
@@ -174,6 +178,6 @@ def _whole(name: str, value: object, least: int) -> int | None:
 
 
 def _device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(name)):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps"))
-    return str(name)
+    return name

@@ -8,6 +8,7 @@ masks = prune(model, "SNIP", 0.9, batches=[(images, labels)])   # the weights ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 from torch import nn
 
@@ -80,7 +81,7 @@ def find(method: str, variant: str = "") -> Method:
 
 def check_sparsity(sparsity: float) -> None:
     """Raises ConfigurationError unless sparsity is a number in [0, 1)."""
-    number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
+    number = isinstance(sparsity, Real) and not isinstance(sparsity, bool)
     if not number or not 0 <= sparsity < 1:
         raise ConfigurationError(
             f"sparsity={sparsity!r} is not a number in [0, 1): "
