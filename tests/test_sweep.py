@@ -196,6 +196,20 @@ def test_a_sweep_takes_over_what_another_left_unfinished(batch: Batch) -> None:
 
 
 @slow
+def test_what_outlived_everything_else_ends_when_the_batch_goes_on(batch: Batch) -> None:
+    sweep = batch.start(("daemon", 600))
+    wait_for(lambda: batch.executions(0))
+    for process in batch.processes():
+        if process.name() != "sleep":
+            process.kill()
+    sweep.wait()
+    assert [process.name() for process in batch.processes()] == ["sleep"]
+    status, output = batch.run(("finish", 0))
+    assert status == 0, output
+    assert batch.processes() == []
+
+
+@slow
 def test_what_a_run_leaves_running_is_ended(batch: Batch) -> None:
     status, output = batch.run(("daemon", 0))
     assert status == 0, output

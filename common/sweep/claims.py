@@ -29,7 +29,7 @@ class Attempt:
     """What is known of an attempt. state: running, done, failed or stopped; changed: file time."""
 
     number: int
-    folder: Path
+    path: Path
     changed: float
     state: str
     content: dict
@@ -51,7 +51,7 @@ class Attempt:
         if self.content.get("machine") == processes.machine():
             return any(processes.alive(process) for process in self.content["processes"])
         try:
-            now = file_time(self.folder)
+            now = file_time(self.path.parent)
         except OSError:  # we may only look
             now = time.time()
         return now - self.changed < ABANDONED
@@ -110,8 +110,9 @@ def last(folder: Path) -> Attempt | None:
     if not numbers:
         return None
     number = max(numbers)
+    path = folder / f"attempt-{number}.json"
     try:
-        with open(folder / f"attempt-{number}.json", encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             changed, text = os.fstat(file.fileno()).st_mtime, file.read()
     except FileNotFoundError:  # withdrawn just now
         return None
@@ -119,7 +120,7 @@ def last(folder: Path) -> Attempt | None:
         content = json.loads(text)
     except ValueError:  # just created, or its disk was full: its age will tell
         content = {"state": "running"}
-    return Attempt(number, folder, changed, content["state"], content)
+    return Attempt(number, path, changed, content["state"], content)
 
 
 def take(folder: Path) -> Claim | None:

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,6 +54,8 @@ def execute(job: Job, since: float = 0.0, stop: threading.Event | None = None) -
     if earlier and earlier.state == "failed" and earlier.changed >= since:
         claim.withdraw()
         return Outcome("failed", earlier.error)
+    if earlier and earlier.state == "running":  # abandoned; what it started may live on
+        kill_marked(str(earlier.path))
     _clear(job.folder)
     beat = _every(claims.BEAT, claim.beat)
     try:
@@ -62,6 +63,7 @@ def execute(job: Job, since: float = 0.0, stop: threading.Event | None = None) -
             job.notebook,
             job.folder / "notebook.ipynb",
             job.parameters,
+            mark=str(claim.path),
             started=claim.shared_with,
             carry_on=lambda: beat() and not (stop and stop.is_set()),
         )
@@ -79,15 +81,16 @@ def run_notebook(
     notebook: Path,
     output: Path,
     parameters: Mapping[str, object],
+    mark: str,
     started: Callable[[int], None] = lambda pid: None,
     carry_on: Callable[[], bool] = lambda: True,
 ) -> Outcome | None:
     """Execute a notebook in a process of its own; None if it ran to its end, else what happened.
 
     Beside `output`: log.txt, and error.txt with the traceback if it failed. `started` is told the
-    process id; when `carry_on` returns False everything is ended. Nothing is left running.
+    process id; when `carry_on` returns False everything is ended. Nothing is left running: all that
+    it starts inherits `mark`, by which it is found, and which no other process may have.
     """
-    mark = uuid.uuid4().hex
     error = output.with_name("error.txt")
     stopped = False
     with (

@@ -104,7 +104,9 @@ def draw(notebook: Path, root: Path, console: Console) -> Path | None:
         "results_dir": str(root.parent),
         "output_dir": str(output),
     }
-    failed = run_notebook(notebook, output / notebook.name, parameters)
+    failed = run_notebook(
+        notebook, output / notebook.name, parameters, mark=f"{output} {os.getpid()}"
+    )
     figure = output / "accuracy.png"
     if failed is None and figure.is_file():
         console.print(str(figure), soft_wrap=True)
