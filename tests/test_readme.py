@@ -1,0 +1,130 @@
+"""The README's own commands and code, run as they stand there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import models
+from common.experiment import configure
+from common.protocols import PROTOCOLS
+from common.pruning import METHODS, ablations
+from common.run import Run
+from common.sweep.grid import load
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [
+    line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines() if line
+]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
+def test_make_has_the_target(command):
+    shown = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "trials run quick" in shown.stdout or "pytest" in shown.stdout
+
+
+@pytest.mark.slow
+def test_notebook_and_batch_commands_run_in_a_copy(tmp_path):
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    for name in filter(None, tracked):
+        source, target = ROOT / name, tmp_path / name
+        if source.is_file() and not name.startswith("figures/results"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    scripts = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    commands = [c for c in COMMANDS if not c.startswith("make")]
+    assert len(commands) >= 8
+    for command in commands:
+        # Two runs say as much about the command as forty.
+        if "run quick" in command and "dry" not in command:
+            command += " -p method=magnitude -p epochs=1"
+        done = subprocess.run(
+            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert len(list(tmp_path.glob("results/quick/magnitude/*/summary.csv"))) == 3
+    assert (tmp_path / "results/quick/summary.csv").is_file()
+    assert (tmp_path / "results/quick/figures/accuracy.png").is_file()
+
+
+def test_pruning_in_three_lines():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    images, labels = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    names = {"model": model, "images": images, "labels": labels, "optimizer": optimizer}
+    exec(blocks("python")[0], names)
+    assert int((model[1].weight != 0).sum()) == 64
+    assert int(names["masks"]["1.weight"].sum()) == 64
+
+
+@pytest.fixture
+def registries():
+    """What the test adds is taken out again."""
+    before = [(r, dict(r)) for r in (METHODS, ablations.ABLATIONS, models.MODELS)]
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
+
+
+@pytest.mark.usefixtures("registries")
+def test_what_the_readme_adds_can_be_run(tmp_path):
+    method, ablation, model = blocks("python")[1:4]
+    for code in (method, ablation, model):
+        exec(code, {})
+    experiment = configure(
+        "closest_to_one",
+        variant="in_ten_rounds",
+        ablation="mirror",
+        model="perceptron",
+        epochs=0,
+        results_dir=tmp_path,
+    )
+    run = Run(experiment)
+    run.prune()
+    run.train()
+    row = run.save().iloc[0]
+    assert row["parameters_prunable"] == 64 * 64 + 64 * 10
+    assert row["parameters_kept"] == round(0.1 * (64 * 64 + 64 * 10))
+
+
+def test_the_grid_in_the_readme_is_a_grid(tmp_path):
+    path = tmp_path / "order.yaml"
+    path.write_text(blocks("yaml")[0], encoding="utf-8")
+    assert len(load(path, METHODS).runs) == 9 + 6
+
+
+def test_the_protocol_table_says_what_the_code_does():
+    for name, protocol in PROTOCOLS.items():
+        row = re.search(rf"^\| `{name}` \|(.*)$", README, re.MULTILINE)[1]
+        assert f"| {protocol.epochs}, {protocol.batch_size} |" in row
+        assert f"| {protocol.learning_rate:g}, wd 1e-4" in row
+        assert f"x{protocol.gamma:g} at {', '.join(map(str, protocol.milestones))} |" in row
+        assert ("Nesterov" in row) == protocol.nesterov
+        assert ("U(0,1)" in row) == (protocol.batchnorm == "uniform")
+        assert ("flip, crop" in row) == (protocol.augment == "flip_crop")
+        assert protocol.weight_decay == 1e-4
+
+
+def test_the_method_table_lists_every_variant():
+    for method, variants in METHODS.items():
+        row = re.search(rf"^\| `{method}` \|(.*)$", README, re.MULTILINE)[1]
+        for variant in filter(None, variants):
+            assert f"`{variant}`" in row.split("|")[-2]
