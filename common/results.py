@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from common.errors import ConfigurationError
 
@@ -167,7 +168,8 @@ def collect(root: Path) -> Collected:
         tables = [_read(root / f"{name}.csv") for name in ("summary", "epochs", "layers")]
         return Collected(*tables, left_out=[])
     summaries, epochs, layers, left_out = [], [], [], []
-    for folder in sorted(path for path in root.glob("*/*") if (path / "run.json").is_file()):
+    files = (path for name in ("run.json", "summary.csv") for path in root.glob(f"*/*/{name}"))
+    for folder in sorted({path.parent for path in files}):
         try:
             run = _read_run(folder)
         except (OSError, ValueError) as error:
@@ -216,6 +218,9 @@ def _read_run(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
             raise ValueError(f"damaged: {name}.csv: {error}") from error
         if tuple(table.columns) != columns or not len(table):
             raise ValueError(f"damaged: {name}.csv has other columns or no rows")
+        wrong = [c for c in columns if c not in _TEXT and not is_numeric_dtype(table[c])]
+        if wrong:
+            raise ValueError(f"damaged: {name}.csv has no numbers in {', '.join(wrong)}")
         tables.append(table)
     summary, epochs, layers = tables
     if len(summary) != 1:
