@@ -37,7 +37,7 @@ lab: $(VENV)/run.stamp
 
 $(VENV)/made.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "$(PYTHON) is older than 3.10; name another: make PYTHON=python3.12"; exit 1; }
+		{ echo "$(PYTHON) is not a Python from 3.10 on; name one: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
