@@ -17,7 +17,7 @@ import pandas as pd
 
 from common.pruning import find, keep_count
 from common.pruning.masks import Masks, select
-from common.pruning.rounds import prune_rounds
+from common.pruning.rounds import ScoreTransform, prune_rounds
 from common.seeding import generator
 from common.studies.network import Network
 from common.studies.tables import PROVENANCE, Table, provenance, read
@@ -81,7 +81,7 @@ def measure(
                 continue
             network = network or Network(model, dataset, seed, protocol, device, data_dir)
             sizes, started = network.sizes(), time.perf_counter()
-            for exponent, masks in _masks(network, line, left):
+            for exponent, masks in masks_of(network, line, left):
                 kept = {name: int(mask.sum()) for name, mask in masks.items()}
                 keys = {**unit, "exponent": exponent}
                 layers.add(
@@ -104,10 +104,16 @@ def measure(
                 started = time.perf_counter()
 
 
-def _masks(
-    network: Network, line: Line, exponents: Sequence[float]
+def masks_of(
+    network: Network,
+    line: Line,
+    exponents: Sequence[float],
+    transform: ScoreTransform | None = None,
 ) -> Iterator[tuple[float, Masks]]:
-    """(exponent, masks) for each of the exponents; one scoring serves them all in one round."""
+    """(exponent, masks) for each of the exponents; one scoring serves them all in one round.
+
+    transform: of the scores of every round, an inversion for instance.
+    """
     method = replace(
         find(line.method), iterations=line.iterations, images_per_class=line.images_per_class
     )
@@ -117,10 +123,11 @@ def _masks(
         sparsity, module = 1 - 10.0**-exponent, network.fresh()
         if line.iterations > 1 and exponent > 0:
             context = network.context(line.images_per_class)
-            yield exponent, prune_rounds(module, method, sparsity, context)
+            yield exponent, prune_rounds(module, method, sparsity, context, transform=transform)
             continue
         if scores is None:
             scores = method.score(module, network.context(line.images_per_class))
+            scores = transform(scores) if transform else scores
         ties = generator(network.seed, "pruning", 1)
         yield exponent, select(scores, keep_count(total, sparsity), ties)
 

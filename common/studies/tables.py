@@ -59,16 +59,14 @@ class Table:
         new = pd.DataFrame(list(rows))
         if set(new.columns) != set(self.columns):
             raise ValueError(f"{self.path.name}: {set(new.columns) ^ set(self.columns)}")
-        new, units = (
-            new[self.columns],
-            {self._key(row) for row in new[self.keys].to_dict("records")},
-        )
+        new = new[self.columns]
+        units = {self._key(row) for row in new[self.keys].to_dict("records")}
         if units & self.done:  # stopped between this table and the next
             old = [self._key(row) in units for row in self.rows[self.keys].to_dict("records")]
             self.rows = self.rows[[not there for there in old]]
         self.rows = new if self.rows.empty else pd.concat([self.rows, new], ignore_index=True)
         self.done |= units
-        write_atomically(self.path, lambda path: self.rows.to_csv(path, index=False))
+        write_atomically(self.path, lambda path: self.rows.to_csv(path, index=False, na_rep="nan"))
 
     def _key(self, row: Mapping[str, object]) -> tuple[str, ...]:
         return tuple(
@@ -79,10 +77,7 @@ class Table:
 
 def read(path: Path) -> pd.DataFrame:
     """A study's table; empty cells of text are empty strings."""
-    table = pd.read_csv(
-        path, keep_default_na=False, na_values=["nan"], float_precision="round_trip"
-    )
-    return table
+    return pd.read_csv(path, keep_default_na=False, na_values=["nan"], float_precision="round_trip")
 
 
 def provenance(device: torch.device) -> dict[str, str]:
