@@ -62,6 +62,17 @@ class ApplyMasks(Callback):
         apply(self.model, self.masks)
 
 
+class Measure(Callback):
+    """Adds what `measure()` returns to the metrics of every epoch."""
+
+    def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
+        super().__init__()
+        self.measure = measure
+
+    def on_end_epoch(self, state) -> None:
+        state[torchbearer.METRICS].update(self.measure())
+
+
 class Recorder(Callback):
     """A row an epoch, the run's progress for onlookers, and checkpoints."""
 
@@ -148,9 +159,13 @@ class Bar(Callback):
 
     def __init__(self, title: str, epochs: int) -> None:
         super().__init__()
+        self.title, self.epochs = title, epochs
+
+    def on_start(self, state) -> None:
         from tqdm.auto import tqdm
 
-        self.bar = tqdm(total=epochs, desc=title, unit="epoch")
+        done = len(state[torchbearer.HISTORY])
+        self.bar = tqdm(total=self.epochs, initial=done, desc=self.title, unit="epoch")
 
     def on_end_epoch(self, state) -> None:
         measured = state[torchbearer.METRICS]

@@ -1,8 +1,9 @@
-"""Training with torchbearer: the trial, its closure and metrics, and what keeps its traps shut."""
+"""Training with torchbearer: the trial, its closure and metric, and what keeps its traps shut."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from torchbearer import Trial
 from torchbearer.metrics import Metric
 
 from common import environment
-from common.callbacks import ApplyMasks, Bar, History, Recorder, Schedule
+from common.callbacks import ApplyMasks, Bar, History, Measure, Recorder, Schedule
 from common.protocols import Protocol
 from common.pruning import Masks
+from common.pruning.scores import in_mode
 
 
 def train(
@@ -42,14 +44,16 @@ def train(
     history = History()
     optimizer = _optimizer(model, hyper, precision)
     recorder = Recorder(history, optimizer, train_data, folder, epochs)
-    callbacks = [Schedule(optimizer, hyper), ApplyMasks(model, masks), recorder]
+    measure = functools.partial(evaluate, model, test_data, precision)
+    callbacks = [Schedule(optimizer, hyper), ApplyMasks(model, masks), Measure(measure), recorder]
     if progress and environment.person_watches():
         callbacks.append(Bar(progress, epochs))
-    trial = _trial(model, precision, optimizer, callbacks)
-    trial.with_train_generator(train_data).with_val_generator(test_data).with_closure(_closure)
+    framed, metrics = _Framed(model, precision), [_LossAndAccuracy("train")]
+    trial = Trial(framed, optimizer, F.cross_entropy, metrics, callbacks, verbose=0)
+    trial.with_train_generator(train_data).with_loader(_next_batch).with_closure(_closure)
     done = recorder.resume(model, masks)
     if not done:
-        recorder.before_training(evaluate(model, test_data, precision))
+        recorder.before_training(measure())
     # torchbearer goes on from the length of its history.
     trial.state[torchbearer.HISTORY] = [{} for _ in range(done)]
     train_data.epoch = done
@@ -61,28 +65,24 @@ def train(
     return history
 
 
+@torch.no_grad()
 def evaluate(model: nn.Module, data, precision: str = "float32") -> dict[str, float]:
-    """{`test_loss`, `test_accuracy` in percent} of the model in eval mode; its mode stays."""
-    was = model.training
-    # A trial of its own: evaluating fires every callback's start and end again.
-    measured = _trial(model, precision).with_val_generator(data).evaluate(verbose=0)
-    model.train(was)
-    return {name: measured[name] for name in ("test_loss", "test_accuracy")}
+    """{`test_loss`, `test_accuracy` in percent} of the model in eval mode; its modes stay.
 
-
-def _trial(model: nn.Module, precision: str, optimizer=None, callbacks=()) -> Trial:
-    framed, metrics = _Framed(model, precision), [_LossAndAccuracy()]
-    trial = Trial(framed, optimizer, _cross_entropy, metrics, list(callbacks), verbose=0)
-    return trial.with_loader(_next_batch)
+    A loop of its own: torchbearer's evaluation answers any exception, and ours a TypeError in every
+    batch, with a second try, and what is raised in the end is no longer what went wrong.
+    """
+    framed, metric = _Framed(model, precision), _LossAndAccuracy("test")
+    with in_mode(model, training=False):
+        for images, labels in data:
+            logits = framed(images)
+            metric.add(F.cross_entropy(logits, labels), logits, labels)
+    return metric.means()
 
 
 def _next_batch(state: torchbearer.State) -> None:
     # The loaders' batches are on the device; torchbearer would bring them to the CPU.
     state[torchbearer.X], state[torchbearer.Y_TRUE] = next(state[torchbearer.ITERATOR])
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels)
 
 
 def _optimizer(model: nn.Module, hyper: Protocol, precision: str) -> torch.optim.SGD:
@@ -114,17 +114,14 @@ class _ScaledSGD(torch.optim.SGD):
 
 
 class _Framed(nn.Module):
-    """The model as torchbearer calls it, with `state`, under autocast.
-
-    Without the `state` argument every batch would raise an exception and run a second time.
-    """
+    """The model under autocast, its logits in float32."""
 
     def __init__(self, model: nn.Module, precision: str) -> None:
         super().__init__()
         self.model = model
         self.dtype = environment.DTYPES[precision]
 
-    def forward(self, images: Tensor, state=None) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         lower = self.dtype is not torch.float32
         with torch.autocast(images.device.type, self.dtype) if lower else contextlib.nullcontext():
             logits = self.model(images)
@@ -147,31 +144,30 @@ class _LossAndAccuracy(Metric):
     """Mean loss and accuracy (percent) of an epoch, summed on the device and read once at its end:
     torchbearer's own metrics wait for the device at every batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
         super().__init__("loss_and_accuracy")
-        self.prefix = "train"
-        self.sums: Tensor | None = None
-        self.count = 0
-
-    def train(self) -> None:
-        self.prefix = "train"
-
-    def eval(self, data_key=None) -> None:
-        self.prefix = "test"
+        self.prefix = prefix
+        self.reset({})
 
     def reset(self, state) -> None:
-        self.sums, self.count = None, 0
+        self.sums, self.count = torch.zeros(()), 0
 
     def process(self, state) -> dict:
-        logits, labels = state[torchbearer.Y_PRED], state[torchbearer.Y_TRUE]
-        loss = state[torchbearer.LOSS].detach() * len(labels)
-        hits = (logits.detach().argmax(1) == labels).sum()
-        sums = torch.stack([loss, hits.to(loss.dtype)])
-        self.sums = sums if self.sums is None else self.sums.add_(sums)
-        self.count += len(labels)
+        self.add(state[torchbearer.LOSS], state[torchbearer.Y_PRED], state[torchbearer.Y_TRUE])
         return {}
 
     def process_final(self, state) -> dict[str, float]:
+        return self.means()
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch with its mean loss."""
+        hits = (logits.detach().argmax(1) == labels).sum()
+        sums = torch.stack([loss.detach() * len(labels), hits.to(loss.dtype)])
+        self.sums = sums + self.sums.to(sums)
+        self.count += len(labels)
+
+    def means(self) -> dict[str, float]:
+        """{`<prefix>_loss`, `<prefix>_accuracy`} of all that was counted."""
         loss, hits = self.sums.tolist()
         return {
             f"{self.prefix}_loss": loss / self.count,

@@ -1,0 +1,395 @@
+"""Training: torchbearer's loop against a plain one, bit for bit, and against being interrupted."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common import callbacks, datasets, environment, training
+from common.callbacks import checkpoint
+from common.protocols import PROTOCOLS
+from common.pruning import apply, prune
+from common.results import EPOCHS
+from common.training import evaluate, train
+
+EPOCH_COUNT = 4
+# A rate for every epoch, written out: a tenth after the first epoch and after the third.
+HYPER = dataclasses.replace(
+    PROTOCOLS["quick"],
+    **{"epochs": EPOCH_COUNT, "learning_rate": 0.1, "milestones": (1, 3), "weight_decay": 1e-3},
+)
+RATES = [0.1, 0.01, 0.01, 0.001]
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Loader(datasets.Loader):
+    """Can break down in the middle of an epoch."""
+
+    breaks_at: tuple[int, int] | None = None  # (epoch, batch)
+
+    def __iter__(self):
+        epoch = self.epoch
+        for number, batch in enumerate(super().__iter__()):
+            if (epoch, number) == self.breaks_at:
+                raise Interrupted
+            yield batch
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+@pytest.fixture
+def loaders(digits):
+    def make(**options):
+        """Training and test loaders; 300 images in batches of 64, the last of 44."""
+        statistics = (digits.mean, digits.std)
+        return (
+            Loader(
+                *(digits.train_images[::4][:300], digits.train_labels[::4][:300]),
+                *statistics,
+                **{"batch_size": 64, "seed": 0, **options},
+            ),
+            Loader(digits.test_images, digits.test_labels, *statistics, 100),
+        )
+
+    return make
+
+
+@pytest.fixture
+def pruned(network):
+    """(the same model every time, its masks)."""
+
+    def make():
+        model = network("small_vgg", (1, 8, 8)).to(memory_format=torch.channels_last)
+        return model, prune(model, "magnitude", 0.7)
+
+    return make
+
+
+def plain_evaluation(model, data):
+    model.eval()
+    with torch.no_grad():
+        logits = torch.cat([model(x) for x, _ in data])
+    labels = torch.cat([y for _, y in data])
+    accuracy = 100 * (logits.argmax(1) == labels).double().mean()
+    return float(F.cross_entropy(logits, labels)), float(accuracy)
+
+
+def plain_training(model, masks, train_data, test_data, nesterov):
+    """The loop as everybody writes it; returns its rows of epochs.csv, timings aside."""
+    options = {"momentum": 0.9, "weight_decay": 1e-3, "nesterov": nesterov}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1, **options)
+    rows = [(0, 0, None, None, *plain_evaluation(model, test_data))]
+    for epoch, rate in enumerate(RATES):
+        optimizer.param_groups[0]["lr"] = HYPER.learning_rate_at(epoch)  # to the last bit
+        losses, hits, count = 0.0, 0, 0
+        model.train()
+        for x, y in train_data:
+            optimizer.zero_grad()
+            logits = model(x)
+            loss = F.cross_entropy(logits, y)
+            loss.backward()
+            optimizer.step()
+            for name, mask in masks.items():
+                model.get_parameter(name).data[~mask] = 0
+            losses += loss.item() * len(y)
+            hits += int((logits.argmax(1) == y).sum())
+            count += len(y)
+        measured = plain_evaluation(model, test_data)
+        rows.append((epoch + 1, rate, losses / count, 100 * hits / count, *measured))
+    return rows
+
+
+def values(rows):
+    return [tuple(row[name] for name in EPOCHS if name != "seconds") for row in rows]
+
+
+def assert_same_state(one: nn.Module, two: nn.Module) -> None:
+    other = two.state_dict()
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_loop_is_a_plain_loop_bit_for_bit(loaders, pruned, nesterov):
+    model, masks = pruned()
+    other = copy.deepcopy(model)
+    hyper = dataclasses.replace(HYPER, nesterov=nesterov)
+    history = train(model, masks, *loaders(), hyper, EPOCH_COUNT, "float32")
+    expected = plain_training(other, masks, *loaders(), nesterov)
+    # Weights, BatchNorm's statistics and its count of batches.
+    assert_same_state(model, other)
+    assert len(history.rows) == len(expected) == EPOCH_COUNT + 1
+    for found, row in zip(values(history.rows), expected, strict=True):
+        assert [value is None for value in found] == [value is None for value in row]
+        numbers = zip(found, row, strict=True)
+        assert all(a == pytest.approx(b, rel=1e-5) for a, b in numbers if b is not None)
+    assert not any(model.get_parameter(name)[~mask].any() for name, mask in masks.items())
+    assert history.images == EPOCH_COUNT * 300
+    assert history.seconds >= history.step_seconds > 0
+    # It has learnt something: these numbers would mean little otherwise.
+    assert history.rows[-1]["test_accuracy"] > 60
+
+
+def test_rows_have_the_columns_of_epochs_csv(loaders, pruned):
+    history = train(*pruned(), *loaders(), HYPER, 2, "float32")
+    assert all(set(row) == set(EPOCHS) for row in history.rows)
+    assert [row["epoch"] for row in history.rows] == [0, 1, 2]
+    assert [row["learning_rate"] for row in history.rows] == pytest.approx([0, *RATES[:2]])
+    assert history.rows[0]["train_loss"] is None
+    assert all(type(row["test_loss"]) is float for row in history.rows)
+
+
+def test_pruned_weights_are_zero_after_every_step(loaders, pruned):
+    model, masks = pruned()
+    seen = []
+
+    class Watch(Loader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                seen.append(
+                    max(model.get_parameter(n)[~m].abs().max().item() for n, m in masks.items())
+                )
+                yield batch
+
+    train_data, test_data = loaders()
+    train_data.__class__ = Watch
+    train(model, masks, train_data, test_data, HYPER, 2, "float32")
+    assert len(seen) == 10
+    assert set(seen) == {0.0}
+
+
+def test_momentum_would_revive_them(loaders, pruned):
+    model, masks = pruned()
+    train(model, {}, *loaders(), HYPER, 1, "float32")
+    assert any(model.get_parameter(name)[~mask].any() for name, mask in masks.items())
+
+
+def test_no_epochs(loaders, pruned):
+    model, masks = pruned()
+    before = copy.deepcopy(model)
+    history = train(model, masks, *loaders(), HYPER, 0, "float32")
+    assert_same_state(model, before)
+    ((epoch, rate, *nothing, loss, accuracy),) = values(history.rows)
+    assert (epoch, rate, nothing) == (0, 0, [None, None])
+    assert (loss, accuracy) == pytest.approx(plain_evaluation(before, loaders()[1]), rel=1e-5)
+    assert (history.images, history.step_seconds) == (0, 0)
+
+
+# The traps
+
+
+def test_the_network_sees_each_batch_once(loaders, pruned):
+    """With torchbearer's own call a network is tried with `state` first, and again without."""
+    model, masks = pruned()
+    calls = []
+    model.register_forward_hook(lambda module, inputs, output: calls.append(module.training))
+    train(model, masks, *loaders(), HYPER, 2, "float32")
+    assert calls == [False] * 4 + 2 * ([True] * 5 + [False] * 4)
+
+
+@pytest.mark.parametrize("training_mode", [True, False])
+@pytest.mark.parametrize("error", [TypeError, ValueError])
+def test_errors_of_the_network_come_through(loaders, pruned, error, training_mode):
+    model, masks = pruned()
+
+    def fail(module, inputs):
+        if module.training == training_mode:
+            raise error("of its own")
+
+    model.register_forward_pre_hook(fail)
+    with pytest.raises(error, match="of its own"):
+        train(model, masks, *loaders(), HYPER, 1, "float32")
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_evaluation_changes_nothing(loaders, pruned, mode):
+    model, _ = pruned()
+    model.train(mode)
+    model.norm1_1.train(not mode)
+    before = copy.deepcopy(model)
+    found = evaluate(model, loaders()[1])
+    assert_same_state(model, before)
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    expected = plain_evaluation(before, loaders()[1])
+    assert (found["test_loss"], found["test_accuracy"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_global_generator_is_left_alone(loaders, pruned):
+    state = torch.get_rng_state()
+    train(*pruned(), *loaders(), HYPER, 1, "float32")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Interruption
+
+
+@pytest.fixture
+def checkpoints(monkeypatch):
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("breaks_at", "resumes_at"), [((0, 3), 0), ((1, 0), 1), ((2, 4), 2), ((3, 2), 3)]
+)
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(
+    loaders, pruned, checkpoints, tmp_path, breaks_at, resumes_at
+):
+    straight, masks = pruned()
+    expected = train(straight, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
+
+    model, masks = pruned()
+    train_data, test_data = loaders()
+    train_data.breaks_at = breaks_at
+    with pytest.raises(Interrupted):
+        train(model, masks, train_data, test_data, HYPER, EPOCH_COUNT, "float32", folder=tmp_path)
+    assert checkpoint(tmp_path).exists() == (resumes_at > 0)
+
+    model, masks = pruned()  # a new process starts from the initial weights
+    train_data, test_data = loaders()
+    seen = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(module.training))
+    history = train(
+        model, masks, train_data, test_data, HYPER, EPOCH_COUNT, "float32", folder=tmp_path
+    )
+    assert sum(seen) == 5 * (EPOCH_COUNT - resumes_at)
+    assert_same_state(model, straight)
+    assert values(history.rows) == values(expected.rows)
+    assert history.images == expected.images
+    assert history.seconds > 0
+
+
+def test_a_checkpoint_of_other_masks_is_not_used(loaders, pruned, checkpoints, tmp_path):
+    model, masks = pruned()
+    train(model, masks, *loaders(), HYPER, 1, "float32", folder=tmp_path)
+    model, _ = pruned()
+    others = prune(model, "random", 0.7)
+    apply(model, others)
+    straight = copy.deepcopy(model)
+    train(model, others, *loaders(), HYPER, 2, "float32", folder=tmp_path)
+    train(straight, others, *loaders(), HYPER, 2, "float32")
+    assert_same_state(model, straight)
+
+
+def test_checkpoints_are_plain_and_rare(loaders, pruned, monkeypatch, tmp_path):
+    model, masks = pruned()
+    train(model, masks, *loaders(), HYPER, 2, "float32", folder=tmp_path)
+    assert not checkpoint(tmp_path).exists()  # two minutes have not passed
+    assert callbacks.CHECKPOINT_SECONDS == 120
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+    train(model, masks, *loaders(), HYPER, 2, "float32", folder=tmp_path)
+    content = torch.load(checkpoint(tmp_path), weights_only=True)
+    assert [row["epoch"] for row in content["rows"]] == [0, 1, 2]
+    # Only the checkpoint and the progress: no half-written file beside them.
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "progress.json"]
+
+
+# Precision
+
+
+def test_bfloat16_ends_close_to_float32(loaders, pruned):
+    model, masks = pruned()
+    dtypes = set()
+    model.conv2_1.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
+    history = train(model, masks, *loaders(), HYPER, EPOCH_COUNT, "bfloat16")
+    assert dtypes == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not any(model.get_parameter(name)[~mask].any() for name, mask in masks.items())
+    full = train(*pruned(), *loaders(), HYPER, EPOCH_COUNT, "float32")
+    one, other = history.rows[-1], full.rows[-1]
+    assert one["test_loss"] == pytest.approx(other["test_loss"], rel=0.1)
+    assert one["test_accuracy"] == pytest.approx(other["test_accuracy"], abs=5)
+    assert one["test_loss"] != other["test_loss"]
+
+
+def on_the_cpu(model, hyper, precision):
+    """The optimizer of float16 training with a gradient scaler that works here."""
+    optimizer = training._ScaledSGD(
+        model.parameters(), lr=1, momentum=hyper.momentum, weight_decay=hyper.weight_decay
+    )
+    optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    return optimizer
+
+
+@pytest.mark.filterwarnings("ignore:torch.cuda.amp.GradScaler is enabled")
+def test_scaled_gradients_make_the_same_steps(loaders, pruned, checkpoints, monkeypatch, tmp_path):
+    """Scaling by a power of two and back is exact."""
+    plain, masks = pruned()
+    train(plain, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
+    monkeypatch.setattr(training, "_optimizer", on_the_cpu)
+    model, masks = pruned()
+    train_data, test_data = loaders()
+    train_data.breaks_at = (2, 1)
+    arguments = (HYPER, EPOCH_COUNT, "float32")
+    with pytest.raises(Interrupted):
+        train(model, masks, train_data, test_data, *arguments, folder=tmp_path)
+    assert torch.load(checkpoint(tmp_path), weights_only=True)["scaler"]["_growth_tracker"] == 10
+    model, masks = pruned()
+    train(model, masks, *loaders(), *arguments, folder=tmp_path)
+    assert_same_state(model, plain)
+
+
+@pytest.mark.filterwarnings("ignore:torch.cuda.amp.GradScaler is enabled")
+def test_a_step_whose_gradients_overflow_is_left_out():
+    model = nn.Linear(2, 1)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = on_the_cpu(model, HYPER, "float16")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(1, 2)).sum()
+        optimizer.scaler.scale(loss * float("inf")).backward()
+        return loss
+
+    optimizer.step(closure)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert optimizer.scaler.get_scale() == 2.0**9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 is scaled on CUDA devices")
+def test_float16_on_a_gpu(loaders, pruned, digits):
+    data = digits.to("cuda")
+    model, masks = pruned()
+    model.cuda()
+    masks = {name: mask.cuda() for name, mask in masks.items()}
+    statistics = (data.mean, data.std)
+    history = train(
+        *(model, masks),
+        datasets.Loader(data.train_images, data.train_labels, *statistics, 64, seed=0),
+        datasets.Loader(data.test_images, data.test_labels, *statistics, 100),
+        *(HYPER, EPOCH_COUNT, "float16"),
+    )
+    assert history.rows[-1]["test_accuracy"] > 80
+    assert not any(model.get_parameter(name)[~mask].any() for name, mask in masks.items())
+
+
+# Onlookers
+
+
+@pytest.mark.parametrize("person", [True, False])
+def test_a_bar_for_a_person_and_silence_otherwise(
+    loaders, pruned, checkpoints, monkeypatch, capfd, tmp_path, person
+):
+    monkeypatch.setattr(environment, "person_watches", lambda: person)
+    options = {"folder": tmp_path, "progress": "SNIP at sparsity 0.7"}
+    train_data, test_data = loaders()
+    train_data.breaks_at = (2, 0)
+    with pytest.raises(Interrupted):
+        train(*pruned(), train_data, test_data, HYPER, 3, "float32", **options)
+    capfd.readouterr()
+    train(*pruned(), *loaders(), HYPER, 3, "float32", **options)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert ("SNIP at sparsity 0.7" in shown.err) == person
+    assert ("2/3" in shown.err) == person  # it goes on from where the training does
+    assert person or shown.err == ""
