@@ -69,8 +69,8 @@ def train(
 def evaluate(model: nn.Module, data, precision: str = "float32") -> dict[str, float]:
     """{`test_loss`, `test_accuracy` in percent} of the model in eval mode; its modes stay.
 
-    A loop of its own: torchbearer's evaluation answers any exception, and ours a TypeError in every
-    batch, with a second try, and what is raised in the end is no longer what went wrong.
+    A loop of its own: torchbearer's evaluation calls a network that fails a second time and then
+    raises an exception of another type.
     """
     framed, metric = _Framed(model, precision), _LossAndAccuracy("test")
     with in_mode(model, training=False):
