@@ -87,29 +87,20 @@ def measure_procedures(
     sparsities: Sequence[float],
     seeds: Sequence[int],
     *,
-    train_at: Sequence[float] = (),
-    steps: int = 0,
-    records: int = 5,
-    test_images: int = 1000,
-    batch_size: int | None = None,
     dataset: str = "cifar10",
     model: str = "vgg16",
     protocol: str = "seed",
     device: str = "auto",
     data_dir: str | Path | None = None,
 ) -> None:
-    """Masks and gradient flow of every (method, procedure), into layers.csv and outcomes.csv; at
-    the sparsities `train_at` also `steps` steps of training, recorded `records` times on the first
-    `test_images` test images, into training.csv."""
+    """Masks and gradient flow of every (method, procedure), into layers.csv and outcomes.csv."""
     layers = Table(folder / "layers.csv", LAYERS, CASE)
     outcomes = Table(folder / "outcomes.csv", OUTCOMES, CASE)
-    trained = Table(folder / "training.csv", TRAINING, CASE)
     for seed in seeds:
         network, reference = None, {}
         for sparsity, (method, procedure) in itertools.product(sparsities, cases):
             case = {"method": method, "procedure": procedure, "sparsity": sparsity, "seed": seed}
-            train = steps and sparsity in train_at and not trained.has(**case)
-            if outcomes.has(**case) and not train:
+            if outcomes.has(**case):
                 continue
             network = network or Network(model, dataset, seed, protocol, device, data_dir)
             setting = {"dataset": dataset, "model": model, "protocol": protocol}
@@ -123,11 +114,42 @@ def measure_procedures(
             layers.add({**case, **row} for row in rows)
             facts = _facts(outcome, rows, reference.get((method, sparsity)), sparsity)
             outcomes.add([{**case, **setting, **facts, "seconds": round(seconds, 2), **place}])
-            if train:
-                shape = steps, records, test_images, batch_size or network.hyper.batch_size
-                trained.add(
-                    {**case, **setting, **row, **place} for row in _train(network, outcome, *shape)
-                )
+
+
+def measure_training(
+    folder: Path,
+    cases: Sequence[tuple[str, str]],
+    sparsities: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    steps: int = 300,
+    records: int = 6,
+    test_images: int = 1000,
+    batch_size: int | None = None,
+    dataset: str = "cifar10",
+    model: str = "vgg16",
+    protocol: str = "seed",
+    device: str = "auto",
+    data_dir: str | Path | None = None,
+) -> None:
+    """`steps` steps of training of every (method, procedure) at the protocol's first learning rate,
+    recorded `records` times on the first `test_images` test images, into training.csv."""
+    table = Table(folder / "training.csv", TRAINING, (*CASE, "model"))
+    for seed in seeds:
+        network = None
+        for sparsity, (method, procedure) in itertools.product(sparsities, cases):
+            case = {"method": method, "procedure": procedure, "sparsity": sparsity, "seed": seed}
+            if table.has(**case, model=model):
+                continue
+            network = network or Network(model, dataset, seed, protocol, device, data_dir)
+            outcome = inversion.PROCEDURES[procedure](network, method, sparsity)
+            setting = {"dataset": dataset, "model": model, "protocol": protocol}
+            fixed = {**case, **setting, **provenance(network.device)}
+            size = batch_size or network.hyper.batch_size
+            table.add(
+                {**fixed, **row}
+                for row in _train(network, outcome, steps, records, test_images, size)
+            )
 
 
 def _layer_rows(network: Network, masks: Masks) -> list[dict]:
