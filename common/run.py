@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from common import datasets, environment, models, results, training
+from common import datasets, environment, models, protocols, results, training
 from common.callbacks import History, checkpoint
 from common.experiment import Experiment
 from common.models.initialise import initialise
+from common.protocols import Protocol
 from common.pruning import diagnostics, find, keep_count, masks, prunable
 from common.pruning.parameters import prunable_modules
 from common.pruning.rounds import prune_ablated
@@ -59,7 +60,10 @@ class Run:
         self.prune_seconds = 0.0
         if experiment.pretrain_epochs:
             self._report("pretrain")
-            self._train({}, experiment.pretrain_epochs)
+            # The beginning of the protocol's training, however long this run's own is.
+            protocol = protocols.find(experiment.protocol)
+            hyper = protocol.for_run(experiment.model, experiment.dataset, None)
+            self._train({}, experiment.pretrain_epochs, hyper)
 
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
@@ -139,9 +143,10 @@ class Run:
 
     def train(self) -> pd.DataFrame:
         """Train the pruned network; returns a row per epoch: the columns of epochs.csv."""
-        title = f"{self.experiment.method} at sparsity {self.experiment.sparsity:g}"
+        experiment = self.experiment
+        title = f"{experiment.method} at sparsity {experiment.sparsity:g}"
         self.history = self._train(
-            self.masks, self.experiment.epochs, folder=self.experiment.folder, progress=title
+            self.masks, experiment.epochs, experiment.hyper, experiment.folder, title
         )
         return self.epochs()
 
@@ -205,6 +210,7 @@ class Run:
         self,
         kept: masks.Masks,
         epochs: int,
+        hyper: Protocol,
         folder: Path | None = None,
         progress: str | None = None,
     ) -> History:
@@ -215,7 +221,7 @@ class Run:
             data.mean,
             data.std,
             experiment.batch_size,
-            augment=experiment.hyper.augment if data.spec.natural else None,
+            augment=hyper.augment if data.spec.natural else None,
             seed=experiment.seed,
         )
         test_data = datasets.Loader(
@@ -226,7 +232,7 @@ class Run:
             kept,
             train_data,
             test_data,
-            experiment.hyper,
+            hyper,
             epochs,
             self.precision,
             folder=folder,

@@ -1,0 +1,279 @@
+"""Whole runs on digits: the three tables, their numbers, and that they come out the same again."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from common import callbacks, datasets, results, training
+from common.errors import ConfigurationError
+from common.experiment import PARAMETERS, configure
+from common.models import initialise
+from common.pruning import METHODS, prunable, prune
+from common.pruning.diagnostics import effective_masks, multiply_adds
+from common.results import EPOCHS, LAYERS, SUMMARY
+from common.run import Run
+from common.seeding import generator
+
+PRUNABLE = 97_552  # of small_vgg on digits
+TIMED = {"summary": ["prune_seconds", "train_seconds", "images_per_second", "started_at"]}
+TIMED |= {"epochs": ["seconds"], "layers": []}
+
+
+def configured(tmp_path, method="magnitude", **parameters):
+    return configure(
+        method, **{"epochs": 1, "device": "cpu", "results_dir": tmp_path, **parameters}
+    )
+
+
+def carry_out(experiment) -> Run:
+    run = Run(experiment)
+    run.score()
+    run.prune()
+    run.train()
+    run.save()
+    return run
+
+
+def tables(folder):
+    return {name: pd.read_csv(folder / f"{name}.csv") for name in ("summary", "epochs", "layers")}
+
+
+def untimed(folder):
+    return {name: table.drop(columns=TIMED[name]) for name, table in tables(folder).items()}
+
+
+def assert_same_tables(one, two):
+    for name in ("summary", "epochs", "layers"):
+        pd.testing.assert_frame_equal(one[name], two[name], check_exact=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_of_every_method(tmp_path, method):
+    run = carry_out(configured(tmp_path, method, sparsity=0.8))
+    folder = run.experiment.folder
+    assert folder == tmp_path / method / run.experiment.run_id
+    found = tables(folder)
+    for name, columns in (("summary", SUMMARY), ("epochs", EPOCHS), ("layers", LAYERS)):
+        assert tuple(found[name].columns) == columns
+    # What was needed on the way is gone.
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("epochs.csv", "layers.csv", "run.json", "summary.csv")
+    ]
+    (summary,) = found["summary"].to_dict("records")
+    layers, epochs = found["layers"], found["epochs"]
+    kept = round(0.2 * PRUNABLE)
+    assert summary["parameters_prunable"] == layers["size"].sum() == PRUNABLE
+    assert summary["parameters_kept"] == layers["kept"].sum() == kept
+    assert summary["sparsity_actual"] == pytest.approx(1 - kept / PRUNABLE)
+    assert summary["compression"] == pytest.approx(PRUNABLE / kept)
+    assert (layers["density"] == layers["kept"] / layers["size"]).all()
+    assert (summary["method"], summary["sparsity"], summary["epochs"]) == (method, 0.8, 1)
+    assert epochs["epoch"].tolist() == [0, 1]
+    assert summary["test_accuracy"] == epochs["test_accuracy"].iloc[-1]
+    assert summary["best_test_accuracy"] == epochs["test_accuracy"].max()
+    assert summary["train_accuracy"] == epochs["train_accuracy"].iloc[-1]
+    assert summary["test_loss"] == epochs["test_loss"].iloc[-1]
+    assert summary["images_per_second"] > 0
+    assert summary["prune_seconds"] > 0
+    # The network on disk is the network in memory.
+    for (name, weight), row in zip(
+        prunable(run.model).items(), layers.to_dict("records"), strict=True
+    ):
+        assert row["layer"] == name.removesuffix(".weight")
+        assert row["shape"] == "x".join(str(n) for n in weight.shape)
+        assert row["kind"] == ("Linear" if weight.dim() == 2 else "Conv2d")
+        assert int((weight != 0).sum()) <= row["kept"] == int(run.masks[name].sum())
+        score = run.scores[name].double()
+        assert row["score_mean"] == pytest.approx(float(score.mean()), rel=1e-5, abs=1e-12)
+        spread = float((score - score.mean()).square().mean().sqrt())
+        assert row["score_std"] == pytest.approx(spread, rel=1e-4)
+    flops = multiply_adds(run.model, (1, 8, 8))
+    assert summary["flops_dense"] == sum(flops.values()) == layers["flops"].sum()
+    sparse = sum(flops[n] * float(mask.float().mean()) for n, mask in run.masks.items())
+    assert summary["flops_sparse"] == pytest.approx(sparse, rel=1e-5)
+    effective = effective_masks(run.model, run.masks, (1, 8, 8))
+    share = sum(int(mask.sum()) for mask in effective.values()) / PRUNABLE
+    assert summary["effective_sparsity"] == pytest.approx(1 - share)
+    assert summary["layers_collapsed"] == (layers["kept"] == 0).sum()
+
+
+def test_no_epochs_prunes_and_reports(tmp_path):
+    run = carry_out(configured(tmp_path, "synflow", sparsity=0.99, epochs=0))
+    found = tables(run.experiment.folder)
+    (summary,) = found["summary"].to_dict("records")
+    assert summary["parameters_kept"] == round(0.01 * PRUNABLE)
+    assert found["epochs"]["epoch"].tolist() == [0]
+    assert summary["train_seconds"] < 1
+    assert pd.isna(summary["train_accuracy"])
+    assert pd.isna(summary["images_per_second"])
+    assert results.collect(tmp_path).summary["epochs"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("SNIP", {"ablation": "shuffle+reinit", "pretrain_epochs": 1}),
+        ("synflow", {"ablation": "invert"}),
+        ("random", {"variant": "erk", "seed": 3, "precision": "bfloat16"}),
+    ],
+)
+def test_the_same_parameters_give_the_same_tables(tmp_path, method, parameters):
+    once = carry_out(configured(tmp_path / "one", method, **parameters))
+    torch.manual_seed(99)  # the global generator has no say
+    again = carry_out(configured(tmp_path / "two", method, **parameters))
+    assert_same_tables(untimed(once.experiment.folder), untimed(again.experiment.folder))
+    assert all(
+        torch.equal(value, again.model.state_dict()[name])
+        for name, value in once.model.state_dict().items()
+    )
+
+
+def test_another_seed_gives_other_tables(tmp_path):
+    one, two = (carry_out(configured(tmp_path, seed=seed)) for seed in (0, 1))
+    assert not torch.equal(one.model.conv1_1.weight, two.model.conv1_1.weight)
+    assert tables(one.experiment.folder)["epochs"]["test_loss"].tolist() != (
+        tables(two.experiment.folder)["epochs"]["test_loss"].tolist()
+    )
+
+
+def test_a_second_run_moves_the_first_aside(tmp_path):
+    first = carry_out(configured(tmp_path, epochs=0))
+    folder = first.experiment.folder
+    written = (folder / "summary.csv").read_bytes()
+    assert first.moved is None
+    second = carry_out(configured(tmp_path, epochs=0))
+    assert second.moved == folder.with_name(folder.name + ".1")
+    assert (second.moved / "summary.csv").read_bytes() == written
+    assert_same_tables(untimed(folder), untimed(second.moved))
+    assert "moved to" in second.describe()["earlier result"]
+
+
+def test_run_json_tells_everything_to_do_it_again(tmp_path):
+    run = Run(configured(tmp_path, "SNIP", variant="iterative", epochs=0))
+    content = json.loads((run.experiment.folder / "run.json").read_text())
+    assert content["run_id"] == run.experiment.run_id
+    assert tuple(content["parameters"]) == PARAMETERS
+    assert configure(content["method"], **content["parameters"]) == run.experiment
+    assert content["hyperparameters"]["learning_rate"] == 0.1
+    assert torch.__version__.startswith(content["versions"]["torch"])
+    assert {"device", "precision", "code_version", "started_at"} <= set(content)
+    assert not results.is_done(run.experiment.folder)
+
+
+def test_the_run_prunes_as_the_core_does(tmp_path):
+    """`prune` on the same network, images and seed: the same masks."""
+    run = Run(configured(tmp_path, "SNIP", ablation="shuffle", seed=5))
+    model = copy.deepcopy(run.model)
+    before = {name: score.clone() for name, score in run.score().items()}
+    run.prune()
+    expected = prune(model, "SNIP", 0.9, batches=run.context.batches, ablation="shuffle", seed=5)
+    assert all(torch.equal(run.masks[name], expected[name]) for name in expected)
+    # The scores that the notebook draws are still those of the dense network.
+    assert all(torch.equal(run.scores[name], before[name]) for name in before)
+    images, labels = run.context.batches[0]
+    assert len(images) == 100
+    assert labels.bincount().tolist() == [10] * 10
+
+
+def test_initial_weights_follow_the_protocol_and_the_seed(tmp_path):
+    run = Run(configured(tmp_path, seed=7))
+    other = copy.deepcopy(run.model)
+    initialise(other, "kaiming_normal", "ones", generator(7, "initial weights"))
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, run.model.state_dict()[name])
+
+
+# Pruning after some training
+
+
+def test_pretraining_is_the_beginning_of_the_protocols_training(tmp_path):
+    """Whatever the run's own number of epochs: its weights are those of a dense network after the
+    first two of the protocol's eight epochs."""
+    dense = Run(configured(tmp_path / "dense", epochs=8))
+    data, hyper = dense.data, dense.experiment.hyper
+    statistics = (data.mean, data.std, hyper.batch_size)
+    training.train(
+        *(dense.model, {}),
+        datasets.Loader(data.train_images, data.train_labels, *statistics, seed=0),
+        datasets.Loader(data.test_images, data.test_labels, *statistics),
+        *(hyper, 2, "float32"),
+    )
+    for epochs in (0, 1, 8):
+        run = Run(configured(tmp_path, pretrain_epochs=2, epochs=epochs))
+        for name, value in dense.model.state_dict().items():
+            assert torch.equal(value, run.model.state_dict()[name]), (name, epochs)
+    initial = Run(configured(tmp_path / "initial"))
+    assert not torch.equal(run.model.conv1_1.weight, initial.model.conv1_1.weight)
+
+
+def test_a_pretrained_run(tmp_path):
+    run = carry_out(configured(tmp_path, "SNIP", pretrain_epochs=2, epochs=1, sparsity=0.5))
+    found = tables(run.experiment.folder)
+    assert "_pretrain2_" in run.experiment.run_id
+    assert found["epochs"]["epoch"].tolist() == [0, 1]
+    assert found["epochs"]["test_accuracy"][0] > 30  # of a network that has seen images
+    assert found["summary"]["parameters_kept"][0] == PRUNABLE // 2
+
+
+# What cannot be run, and what was interrupted
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"data_dir": "not/there"}, "not/there"),
+        ({"device": "cuda:77"}, "device='cuda:77' is not there"),
+    ],
+)
+def test_what_cannot_be_had_is_an_error_before_anything_is_written(tmp_path, parameters, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Run(configured(tmp_path / "results", **parameters))
+    assert not (tmp_path / "results").exists()
+
+
+def test_results_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match=r"results_dir: .*cannot be written"):
+        Run(configured(tmp_path / "file"))
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch):
+    expected = carry_out(configured(tmp_path / "straight", epochs=3))
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+    report = results.report
+
+    def kill(folder, stage, epoch, *rest):
+        report(folder, stage, epoch, *rest)
+        if stage == "train" and epoch == 2:
+            raise Killed
+
+    monkeypatch.setattr(results, "report", kill)
+    with pytest.raises(Killed):
+        carry_out(configured(tmp_path, epochs=3))
+    monkeypatch.setattr(results, "report", report)
+    folder = configured(tmp_path, epochs=3).folder
+    assert not results.is_done(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("checkpoint.pt", "progress.json", "run.json")
+    ]
+    assert json.loads((folder / "progress.json").read_text())["epoch"] == 2
+    again = carry_out(configured(tmp_path, epochs=3))
+    assert again.moved is None
+    assert_same_tables(untimed(folder), untimed(expected.experiment.folder))
+
+
+def test_describe_says_what_will_run(tmp_path):
+    words = Run(configured(tmp_path, "SNIP", variant="force", sparsity=0.9)).describe()
+    assert words["method"] == "SNIP force"
+    assert words["sparsity"] == "0.9: 9,755 of 97,552 weights kept"
+    assert words["data"] == "Digits: 1,437 training and 360 test images"
+    assert all(isinstance(value, str) for value in words.values())
