@@ -176,7 +176,8 @@ def _density_axes(axes: Axes, densities: pd.Series, crosses: int) -> float:
     bottom = low / (top / low) ** (strip / (1 - strip))
     axes.set_yscale("log")
     axes.set_ylim(bottom, top)
-    decades = [10.0**e for e in range(-9, 1) if 10.0**e >= low]
+    clear = 1.4 * low if crosses else low  # of the strip's own label
+    decades = [10.0**e for e in range(-9, 1) if 10.0**e >= clear]
     axes.yaxis.set_major_locator(FixedLocator(decades))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))

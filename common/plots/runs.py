@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from common.plots import style, tables
 
@@ -141,6 +142,7 @@ def _draw(axes: Axes, run: pd.DataFrame, column: str, hue: str, **look: object) 
     few = "." if len(run) <= 12 else None
     axes.plot(run["epoch"], run[column], color=hue, marker=few, **look)
     axes.set_xlabel("Epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if column == "test_accuracy":
         axes.set_ylabel("Test accuracy (%)")
         axes.set_ylim(0, 102)
