@@ -16,7 +16,7 @@ from torch import nn
 
 from common import datasets, environment, models, protocols, results, training
 from common.callbacks import History, checkpoint
-from common.experiment import Experiment
+from common.experiment import ROOT, Experiment
 from common.models.initialise import initialise
 from common.protocols import Protocol
 from common.pruning import diagnostics, find, keep_count, masks, prunable
@@ -27,6 +27,10 @@ from common.seeding import generator
 
 # As Tanaka et al. have it; CIFAR-100's 1,000 scoring images make four batches.
 SCORING_BATCH = 256
+# Alizadeh et al.'s for the steps that ProsPr takes.
+TRAINING_BATCH = 128
+# Wang et al.'s for NTK-SAP.
+INPUTS_PER_CLASS = 10
 EVALUATION_BATCH = 1000
 
 
@@ -83,10 +87,10 @@ class Run:
             f"{hyper.learning_rate:g} x {hyper.gamma:g} after epochs {steps}, "
             f"weight decay {hyper.weight_decay:g}",
             "device": f"{environment.hardware(self.device)}, {self.precision}",
-            "results": str(experiment.folder),
+            "results": _shown(experiment.folder),
         }
         if self.moved:
-            rows["earlier result"] = f"moved to {self.moved}"
+            rows["earlier result"] = f"moved to {_shown(self.moved)}"
         return rows
 
     def score(self) -> Scores:
@@ -110,7 +114,6 @@ class Run:
                 self.context,
                 self.experiment.ablation,
                 self.experiment.seed,
-                self._initialise,
                 first,
             )
         return self.masks
@@ -246,16 +249,16 @@ class Run:
     @functools.cached_property
     def context(self) -> Context:
         """What the scores may look at: scoring images of the run's own stream, input shape."""
-        batches = []
-        if self.method.images_per_class:
-            images, labels = datasets.scoring_batch(
-                self.data, self.method.images_per_class, self.experiment.seed, self.device
-            )
-            batches = list(
-                zip(images.split(SCORING_BATCH), labels.split(SCORING_BATCH), strict=True)
-            )
-        stream = generator(self.experiment.seed, "pruning")
-        return Context(self.data.spec.shape, batches, stream)
+        batches, spec, seed = [], self.data.spec, self.experiment.seed
+        per_class, size = self.method.images_per_class, SCORING_BATCH
+        if self.method.training_batches:
+            each = max(1, round(TRAINING_BATCH / spec.classes))
+            per_class, size = each * self.method.training_batches, each * spec.classes
+        if per_class:
+            images, labels = datasets.scoring_batch(self.data, per_class, seed, self.device)
+            batches = list(zip(images.split(size), labels.split(size), strict=True))
+        stream, inputs = generator(seed, "pruning"), INPUTS_PER_CLASS * spec.classes
+        return Context(spec.shape, batches, stream, initialise=self._initialise, inputs=inputs)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -288,3 +291,9 @@ class Run:
                 "started_at": self.started_at,
             },
         )
+
+
+def _shown(folder: Path) -> str:
+    """The folder as people here call it: from the repository on, where it lies in there."""
+    inside = folder.is_relative_to(ROOT)
+    return str(folder.relative_to(ROOT) if inside else folder)

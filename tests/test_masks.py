@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from common.models import initialise
 from common.pruning import METHODS, Method, kept, masks, prunable, prune, scores
 from common.pruning.masks import NonFiniteScoresError, density_after, keep_count, select
 from common.pruning.rounds import Round, prune_rounds
@@ -234,9 +235,13 @@ def test_keep_count(total, sparsity, kept_weights):
 VARIANTS = [(method, variant) for method, variants in METHODS.items() for variant in variants]
 
 
+def redraw(model: nn.Module, stream: torch.Generator) -> None:
+    initialise(model, "kaiming_normal", "ones", stream)
+
+
 def context(model) -> Context:
     batches = [(torch.randn(4, 3, 6, 6), torch.randint(3, (4,)))]
-    return Context((3, 6, 6), batches, generator(0, "pruning"))
+    return Context((3, 6, 6), batches, generator(0, "pruning"), initialise=redraw, inputs=8)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.9, 0.997])

@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from common.models import MODELS
+from common.models import MODELS, initialise
 from common.pruning import METHODS, prunable, scores
 from common.pruning.diagnostics import flow_through_units
 from common.pruning.scores import GRASP_TEMPERATURE, Context, synaptic_flow
@@ -370,9 +370,13 @@ EVERY = sorted(
 )
 
 
+def redraw(model: nn.Module, stream: torch.Generator) -> None:
+    initialise(model, "kaiming_normal", "uniform", stream)
+
+
 def context_for(model: nn.Module, batches) -> Context:
     dense = {name: w.detach().clone() for name, w in prunable(model).items()}
-    return Context((3, 6, 6), batches, generator(0, "test"), dense)
+    return Context((3, 6, 6), batches, generator(0, "test"), dense, initialise=redraw)
 
 
 @pytest.mark.parametrize(("name", "score"), EVERY, ids=[name for name, _ in EVERY])

@@ -13,12 +13,11 @@ from numbers import Real
 from torch import nn
 
 from common.errors import ConfigurationError, unknown
-from common.pruning.ablations import Initialise
 from common.pruning.masks import Masks, apply, keep_count, kept
 from common.pruning.methods import METHODS, Method
 from common.pruning.parameters import prunable
 from common.pruning.rounds import prune_ablated
-from common.pruning.scores import Batch, Context
+from common.pruning.scores import Batch, Context, Initialise
 from common.seeding import generator
 
 __all__ = [
@@ -48,17 +47,18 @@ def prune(
     """Prune a model in place and return its masks, {parameter name: bool tensor}.
 
     sparsity: the fraction of prunable weights removed, in [0, 1).
-    batches: (images, labels) for the methods that look at data (SNIP, grasp).
-    shape: of one input without its batch dimension, for SynFlow; taken from `batches` if not given.
+    batches: (images, labels) for the methods that look at data (SNIP, grasp, prospr).
+    shape: of one input without its batch dimension, for those that make their own (synflow,
+    ntk_sap); taken from `batches` if not given.
     ablation: none, shuffle, reinit, invert, shuffle_network, or a combination with +.
-    initialise: draws the model's weights, (model, generator) -> None; reinit needs it.
+    initialise: draws the model's weights, (model, generator) -> None; reinit and ntk_sap need it.
 
     Raises ConfigurationError for an unknown method, variant or ablation, a sparsity outside [0, 1),
-    or where the method's data or shape is missing.
+    or where the method's data, shape or initialisation is missing.
     """
     check_sparsity(sparsity)
     chosen = find(method, variant)
-    if chosen.images_per_class and not batches:
+    if chosen.needs_images and not batches:
         raise ConfigurationError(
             f"{method} scores on data: give it batches=[(images, labels), ...]"
         )
@@ -66,8 +66,9 @@ def prune(
         shape = batches[0][0].shape[1:] if batches else ()
     if chosen.needs_shape and not shape:
         raise ConfigurationError(f"{method} needs the shape of one input, e.g. shape=(3, 32, 32)")
-    context = Context(tuple(shape), batches, generator(seed, "pruning"))
-    return prune_ablated(model, chosen, sparsity, context, ablation, seed, initialise)
+    stream = generator(seed, "pruning")
+    context = Context(tuple(shape), batches, stream, initialise=initialise)
+    return prune_ablated(model, chosen, sparsity, context, ablation, seed)
 
 
 def find(method: str, variant: str = "") -> Method:

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigurationError, unknown
 from common.pruning.masks import Masks
-from common.pruning.scores import Scores
-
-Initialise = Callable[[nn.Module, torch.Generator], None]
+from common.pruning.scores import Initialise, Scores
 
 
 def invert(scores: Scores) -> Scores:

@@ -1,6 +1,7 @@
 """The registry: a method is a score with a schedule and a scope, under the name of its folder.
 
-Adding one: write its score (scores.py), add a line here, put a notebook into `trials/<name>/`.
+Adding one: write its score (scores.py, or a file of its own), add a line here, put a notebook into
+`trials/<name>/`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.pruning import scores
+from common.pruning import ntk_sap, prospr, scores
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Method:
     `linear`); scope: `global` or a distribution (`uniform`, `erk`, `smart_ratio`).
     revive: whether a later round may bring a pruned weight back.
     images_per_class: how many scoring images of each class it needs; 0 = none.
+    training_batches: or how many class-balanced batches of the size that one trains with.
     needs_shape: whether it needs the shape of an input to make its own.
     """
 
@@ -29,7 +31,13 @@ class Method:
     scope: str = "global"
     revive: bool = False
     images_per_class: int = 0
+    training_batches: int = 0
     needs_shape: bool = False
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it scores on images and labels."""
+        return bool(self.images_per_class or self.training_batches)
 
 
 # Method -> variant -> Method; "" is the method as published.
@@ -58,5 +66,13 @@ METHODS: dict[str, dict[str, Method]] = {
         "one_shot": Method(scores.synflow, needs_shape=True),
         "l2": Method(scores.synflow_l2, iterations=100, needs_shape=True),
         "linear": Method(scores.synflow, iterations=100, schedule="linear", needs_shape=True),
+    },
+    "ntk_sap": {
+        "": Method(ntk_sap.ntk_sap, iterations=100, needs_shape=True),
+        "resampled": Method(ntk_sap.ntk_sap_resampled, iterations=20, needs_shape=True),
+    },
+    "prospr": {
+        "": Method(prospr.prospr, training_batches=prospr.STEPS + 1),
+        "first_order": Method(prospr.prospr_first_order, training_batches=prospr.STEPS + 1),
     },
 }

@@ -52,6 +52,7 @@ def prune_rounds(
     weights = prunable(model)
     if not weights:
         raise ValueError("the model has no convolution or linear layer, so nothing to prune")
+    context.masks = {}
     if method.revive:
         context.dense = {name: w.detach().clone() for name, w in weights.items()}
     total = sum(weight.numel() for weight in weights.values())
@@ -67,7 +68,7 @@ def prune_rounds(
             keep = DISTRIBUTIONS[method.scope](shapes, keep)
         candidates = None if method.revive else masks
         masks = masking.select(scores, keep, context.generator, candidates)
-        masks = masking.like_weights(model, masks)
+        context.masks = masks = masking.like_weights(model, masks)
         if method.revive:
             with torch.no_grad():
                 for name, weight in weights.items():
@@ -85,17 +86,16 @@ def prune_ablated(
     context: Context,
     ablation: str,
     seed: int,
-    initialise: ablations.Initialise | None = None,
     first: Scores | None = None,
 ) -> Masks:
     """`prune_rounds` with an ablation (see ablations.py): on the scores of every round, on the
     final masks, or on the weights that these are applied to.
 
-    initialise: how the model's weights are drawn. Raises ConfigurationError for an ablation that
-    is not known, or for `reinit` without it.
+    Raises ConfigurationError for an ablation that is not known, or for `reinit` where the context
+    does not know how the model's weights are drawn.
     """
     stages = ablations.parse(ablation)
-    if "weights" in stages and initialise is None:
+    if "weights" in stages and context.initialise is None:
         raise ConfigurationError(
             f"ablation={ablation!r} draws weights: give it initialise=(model, generator) -> None"
         )
@@ -111,6 +111,6 @@ def prune_ablated(
             for name, weight in prunable(model).items():
                 weight.copy_(dense[name])
     if "weights" in stages:
-        stages["weights"](model, initialise, generator(seed, "redrawn weights"))
+        stages["weights"](model, context.initialise, generator(seed, "redrawn weights"))
     masking.apply(model, masks)
     return masks

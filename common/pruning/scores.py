@@ -23,6 +23,7 @@ from common.pruning.parameters import prunable
 
 Scores = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
+Initialise = Callable[[nn.Module, torch.Generator], None]
 
 GRASP_TEMPERATURE = 200.0
 
@@ -35,12 +36,18 @@ class Context:
     batches: scoring images and labels, (B, *shape) and (B,).
     generator: the run's stream for random scores.
     dense: the weights as they were before any pruning; set for methods that may revive weights.
+    masks: what the rounds before this one kept; empty in the first.
+    initialise: draws all of the model's weights, in place, as its own were drawn.
+    inputs: how many random inputs a score that makes its own looks at.
     """
 
     shape: tuple[int, ...] = ()
     batches: Sequence[Batch] = ()
     generator: torch.Generator = field(default_factory=torch.Generator)
     dense: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    initialise: Initialise | None = None
+    inputs: int = 100
 
 
 ScoreFunction = Callable[[nn.Module, Context], Scores]
@@ -177,17 +184,11 @@ def _losses(
     model: nn.Module, batches: Sequence[Batch], temperature: float
 ) -> Iterator[tuple[list[str], list[Tensor], Tensor]]:
     """For each batch: the prunable names, their weights as leaves, and the batch's share of the
-    mean loss, in train mode (BatchNorm normalises by the batch, as in the papers).
-
-    Dropout, where a model has it, drops the same units in every pass over the batches.
-    """
+    mean loss, in train mode."""
     if not batches:
         raise ValueError("this score needs images and labels: give it batches of (images, labels)")
     count = sum(len(labels) for _, labels in batches)
-    device = batches[0][0].device
-    own_stream = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with in_mode(model, training=True), own_stream, torch.enable_grad():
-        torch.manual_seed(0)
+    with as_in_training(model), torch.enable_grad():
         for images, labels in batches:
             leaves = {n: w.detach().requires_grad_() for n, w in prunable(model).items()}
             # BatchNorm writes its running statistics into these copies.
@@ -195,6 +196,17 @@ def _losses(
             logits = functional_call(model, (leaves, buffers), (images,)) / temperature
             loss = F.cross_entropy(logits, labels, reduction="sum") / count
             yield list(leaves), list(leaves.values()), loss
+
+
+@contextlib.contextmanager
+def as_in_training(model: nn.Module, stream: int = 0) -> Iterator[None]:
+    """The model in train mode: BatchNorm normalises by the batch, as in the papers. Dropout, where
+    a model has it, drops the same units whenever `stream` is the same."""
+    device = next(model.parameters()).device
+    own_stream = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with in_mode(model, training=True), own_stream:
+        torch.manual_seed(stream)
+        yield
 
 
 @contextlib.contextmanager
