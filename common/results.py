@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from common.errors import ConfigurationError
+from common.files import write_atomically
 
 SUMMARY = (
     "run_id",
@@ -102,18 +102,6 @@ def prepare(folder: Path) -> Path | None:
             "choose a folder that you may write to"
         ) from error
     return moved
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write` a file beside `path` and put it in its place in one step, on disk before its name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

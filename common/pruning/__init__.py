@@ -13,7 +13,14 @@ from numbers import Real
 from torch import nn
 
 from common.errors import ConfigurationError, unknown
-from common.pruning.masks import Masks, apply, keep_count, kept
+from common.pruning.formats import (
+    about_masks,
+    from_torch_prune,
+    load_masks,
+    save_masks,
+    to_torch_prune,
+)
+from common.pruning.masks import Masks, apply, keep_count, kept, like_weights
 from common.pruning.methods import METHODS, Method
 from common.pruning.parameters import prunable
 from common.pruning.rounds import prune_ablated
@@ -24,11 +31,17 @@ __all__ = [
     "METHODS",
     "Masks",
     "Method",
+    "about_masks",
     "apply",
+    "from_torch_prune",
     "keep_count",
     "kept",
+    "like_weights",
+    "load_masks",
     "prunable",
     "prune",
+    "save_masks",
+    "to_torch_prune",
 ]
 
 

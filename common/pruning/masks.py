@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from common.errors import ConfigurationError
 from common.pruning.parameters import prunable
 
 Masks = dict[str, Tensor]
@@ -70,17 +71,42 @@ def select(
 
 def apply(model: nn.Module, masks: Masks) -> None:
     """Set the pruned weights to zero, in place. Call it after every optimizer step: momentum and
-    weight decay would revive them."""
+    weight decay would revive them. Raises ConfigurationError where masks do not fit the model."""
     if not masks:
         return
     weights = dict(model.named_parameters())
+    check_fit(weights, masks)
     with torch.no_grad():
         torch._foreach_mul_([weights[name] for name in masks], list(masks.values()))
 
 
+def check_fit(weights: Mapping[str, Tensor], masks: Masks, device: bool = True) -> None:
+    """Raises ConfigurationError unless every mask has a weight of its name, shape and device."""
+    for name, mask in masks.items():
+        if name not in weights:
+            under = f"{name}_orig" in weights
+            raise ConfigurationError(
+                f"the masks do not fit the model: it has no parameter {name!r}"
+                + (", which torch.nn.utils.prune masks already" if under else "")
+            )
+        weight = weights[name]
+        if mask.shape != weight.shape:
+            raise ConfigurationError(
+                f"the masks do not fit the model: {name} is {tuple(weight.shape)}, "
+                f"its mask {tuple(mask.shape)}"
+            )
+        if device and mask.device != weight.device:
+            raise ConfigurationError(
+                f"the mask of {name} is on {mask.device}, the weight on {weight.device}: "
+                "masks = like_weights(model, masks) moves them"
+            )
+
+
 def like_weights(model: nn.Module, masks: Masks) -> Masks:
-    """The masks on the weights' device and in their memory layout, where applying is quickest."""
+    """The masks on the weights' device and in their memory layout, where applying is quickest.
+    Raises ConfigurationError where they do not fit the model."""
     weights = prunable(model)
+    check_fit(weights, masks, device=False)
     return {
         name: torch.empty_like(weights[name], dtype=torch.bool).copy_(mask)
         for name, mask in masks.items()

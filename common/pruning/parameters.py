@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+
+from common.errors import ConfigurationError
 
 # Biases and normalisation parameters are never pruned. Attention's input projection is a linear
 # layer that torch keeps as a bare parameter of the attention module.
@@ -23,18 +27,26 @@ def prunable_modules(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     The weights of convolutions (plain, grouped, transposed, 1-3 dimensional) and linear layers, the
     first and the last included. A weight that several modules share counts once, under the name
     that `model.named_parameters()` gives it (an embedding's, where the last layer shares its).
+
+    Raises ConfigurationError for a layer whose weight is not a parameter but computed from others.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, tuple[nn.Module, str]] = {}
+    for module, attribute in weight_places(model):
+        if attribute not in module._parameters:
+            raise _computed(model, module, attribute)
+        weight = module._parameters[attribute]
+        if weight is not None:
+            found.setdefault(names[id(weight)], (module, attribute))
+    return found
+
+
+def weight_places(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """(module, attribute) wherever a module may hold a prunable weight."""
     for module in model.modules():
         for kind, attributes in _WEIGHTS:
-            if not isinstance(module, kind):
-                continue
-            for attribute in attributes:
-                weight = module._parameters.get(attribute)
-                if weight is not None:
-                    found.setdefault(names[id(weight)], (module, attribute))
-    return found
+            if isinstance(module, kind):
+                yield from ((module, attribute) for attribute in attributes)
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -43,3 +55,14 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
         name: getattr(module, attribute)
         for name, (module, attribute) in prunable_modules(model).items()
     }
+
+
+def _computed(model: nn.Module, module: nn.Module, attribute: str) -> ConfigurationError:
+    owner = next(name for name, other in model.named_modules() if other is module)
+    cure = (
+        "it is under torch.nn.utils.prune: masks = from_torch_prune(model) takes that off"
+        if f"{attribute}_orig" in module._parameters
+        else "take weight_norm or whatever parametrises it off first"
+    )
+    name = f"{owner}.{attribute}".lstrip(".")
+    return ConfigurationError(f"{name} is computed from other parameters, not one itself; {cure}")
