@@ -147,17 +147,19 @@ class Collected:
 
 
 def collect(root: Path) -> Collected:
-    """Read every finished run below `root` (<method>/<run_id>/), or tables collected earlier.
+    """Read every finished run below `root` (<method>/<run_id>/); where there is no run at all, the
+    tables that `write_collected` left there.
 
     Runs that are unfinished, damaged or superseded are left out and listed with the reason. Raises
     ConfigurationError if there is nothing at all to collect.
     """
-    if all((root / f"{name}.csv").is_file() for name in ("summary", "epochs", "layers")):
-        tables = [_read(root / f"{name}.csv") for name in ("summary", "epochs", "layers")]
-        return Collected(*tables, left_out=[])
     summaries, epochs, layers, left_out = [], [], [], []
     files = (path for name in ("run.json", "summary.csv") for path in root.glob(f"*/*/{name}"))
-    for folder in sorted({path.parent for path in files}):
+    folders = sorted({path.parent for path in files})
+    tables = [root / f"{name}.csv" for name in ("summary", "epochs", "layers")]
+    if not folders and all(path.is_file() for path in tables):
+        return Collected(*map(_read, tables), left_out=[])
+    for folder in folders:
         try:
             run = _read_run(folder)
         except (OSError, ValueError) as error:

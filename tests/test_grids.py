@@ -55,9 +55,10 @@ def test_a_wrong_file_is_one_clear_error(tmp_path: Path, text: str, words: list[
         assert word in str(error.value)
 
 
-def test_title_and_description_are_asked_for(tmp_path: Path) -> None:
+def test_title_and_description_are_text_if_they_are_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="description must be"):
-        load(tmp_path, "runs:\n- {method: SNIP}", head="title: A title\n")
+        load(tmp_path, "runs:\n- {method: SNIP}", head="title: A title\ndescription: [3]\n")
+    assert load(tmp_path, "runs:\n- {method: SNIP}", head="").title == "mine"
 
 
 def test_a_file_that_is_missing_or_a_name_that_is_unknown(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_file_that_is_missing_or_a_name_that_is_unknown(tmp_path: Path) -> Non
         ("{method: SNIP, seed: 1.5}", ["seed=1.5", "whole number"]),
         ("{method: SNIP, model: vgg16}", ["model='vgg16'", "8x8"]),
         ("{method: SNIP, variant: ler}", ["variant", "'ler'", "iterative"]),
-        ("{method: SNIP, protocol: 7}", ["protocol=7", "frankle2021"]),
+        ("{method: SNIP, protocol: 7}", ["protocol='7'", "frankle2021"]),
     ],
 )
 def test_a_wrong_run_says_where_it_stands(tmp_path: Path, run: str, words: list[str]) -> None:

@@ -73,7 +73,7 @@ def load(path: Path, methods: Iterable[str]) -> Grid:
         raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
     content = _mapping(content, f"{path}", ("title", "description", "defaults", "runs"))
     for key in ("title", "description"):
-        if not isinstance(content.get(key), str):
+        if not isinstance(content.get(key, ""), str):
             raise ConfigurationError(f"{path}: {key} must be a line of text")
     defaults = _mapping(content.get("defaults", {}), f"{path}: defaults", ("method", *SETTABLE))
     for key, value in defaults.items():
@@ -86,7 +86,13 @@ def load(path: Path, methods: Iterable[str]) -> Grid:
         _block(block, defaults, f"{path}: block {number}", list(methods))
         for number, block in enumerate(runs, 1)
     ]
-    return Grid(path.stem, path, content["title"], content["description"], tuple(blocks))
+    return Grid(
+        path.stem,
+        path,
+        content.get("title", path.stem),
+        content.get("description", ""),
+        tuple(blocks),
+    )
 
 
 def overrides(settings: Iterable[str]) -> dict[str, list]:

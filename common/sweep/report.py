@@ -81,7 +81,7 @@ def collect(root: Path, console: Console) -> None:
 
     Raises ConfigurationError if no run is finished.
     """
-    collected = _collected(root)
+    collected = results.collect(root)
     results.write_collected(collected, root)
     runs = len(collected.summary)
     console.print(
@@ -96,7 +96,7 @@ def draw(notebook: Path, root: Path, console: Console) -> Path | None:
 
     Raises ConfigurationError if no run is finished.
     """
-    _collected(root)
+    results.collect(root)
     output = root / "figures"
     output.mkdir(exist_ok=True)
     parameters = {
@@ -114,11 +114,3 @@ def draw(notebook: Path, root: Path, console: Console) -> Path | None:
     reason = failed.error if failed else f"the notebook drew no {figure.name}"
     console.print(f"figures failed: {escape(reason)}; see {output / notebook.name}", soft_wrap=True)
     return None
-
-
-def _collected(root: Path) -> results.Collected:
-    """Collected from the runs: tables of an earlier time may lack some."""
-    if any(root.glob("*/*/run.json")):
-        for name in TABLES:
-            (root / name).unlink(missing_ok=True)
-    return results.collect(root)

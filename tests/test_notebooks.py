@@ -1,0 +1,97 @@
+"""The source notebooks: their common form, and that they run through papermill."""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from common.experiment import PARAMETERS, configure
+from common.pruning import METHODS
+from common.results import EPOCHS, LAYERS, SUMMARY, collect
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(
+    path
+    for path in [*ROOT.glob("trials/*/*.ipynb"), *ROOT.glob("figures/*.ipynb")]
+    if path.name != "rendered.ipynb"
+)
+TRIALS = {method: ROOT / "trials" / method / f"{method}.ipynb" for method in METHODS}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def tagged(notebook):
+    return [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+
+
+def test_every_method_has_its_notebook():
+    assert all(path in SOURCES for path in TRIALS.values())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_form(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.cells[0].cell_type == "markdown"
+    assert notebook.cells[0].source.startswith("# ")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    reference = [c for c in read(TRIALS["synflow"]).cells if c.cell_type == "code"]
+    assert code[0].source == reference[0].source, "the set-up cell is the same everywhere"
+    assert [code[1]] == tagged(notebook), "the second code cell, and only it, holds the parameters"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_are_the_contract_in_plain_literals(method):
+    notebook = read(TRIALS[method])
+    values = {}
+    exec(tagged(notebook)[0].source, {"__builtins__": {}}, values)
+    assert tuple(values) == PARAMETERS
+    assert configure(method, **values).method == method
+    assert f"trials/{method}/{method}.ipynb" in notebook.cells[0].source
+    variants = re.search(r"^variant = None  # (.*)$", tagged(notebook)[0].source, re.MULTILINE)[1]
+    assert all(variant in variants for variant in METHODS[method])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_runs_through_papermill(method, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    parameters = {"sparsity": 0.8, "epochs": 1, "seed": 3, "device": "cpu"}
+    executed = papermill.execute_notebook(
+        str(TRIALS[method]),
+        str(tmp_path / "out.ipynb"),
+        parameters={**parameters, "results_dir": str(tmp_path / "results")},
+        progress_bar=False,
+        kernel_name="python3",
+        stdout_file=sys.stdout,
+    )
+    found = collect(tmp_path / "results")
+    row = found.summary.iloc[0]
+    assert tuple(found.summary.columns) == SUMMARY
+    assert tuple(found.epochs.columns) == ("method", "run_id", *EPOCHS)
+    assert tuple(found.layers.columns) == ("method", "run_id", *LAYERS)
+    assert row["parameters_kept"] == round((1 - 0.8) * row["parameters_prunable"])
+    assert row["parameters_kept"] == found.layers["kept"].sum()
+    assert list(found.epochs["epoch"]) == [0, 1]
+    folder = configure(method, **parameters, results_dir=tmp_path / "results").folder
+    assert (folder / "summary.csv").is_file()
+    assert (folder / "run.json").is_file()
+    pictures = [
+        output
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) >= 4
+    # Batch runs are silent: no bar, no widget, nothing on the error stream.
+    assert "widgets" not in executed.metadata
+    streams = [o for c in executed.cells for o in c.get("outputs", []) if o.output_type == "stream"]
+    assert not streams
+    assert (tmp_path / "out.ipynb").stat().st_size < 500_000
