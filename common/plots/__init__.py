@@ -5,6 +5,11 @@ training_curves(epochs), cost(summary), results_table(summary)
 layer_densities(layers), scores_by_layer_size(layers)       what the masks and scores did
 score_histograms(scores), mask_image(mask)                  one run from inside
 predicted_densities(layers, predicted), concentration(scores, masks)
+collapse_densities(layers, summary), critical_compression(critical, summary), seed_agreement(...)
+unit_conservation(units, layers), layer_conservation(layers, slopes), layer_totals(layers)
+batchnorm_modes(pruned)
+procedures_by_layer(layers, outcomes, sparsity), inversion_rounds(table, layers)
+procedure_training(training, sparsity)                      the studies' tables
 facts(rows)           a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
@@ -15,27 +20,47 @@ from __future__ import annotations
 from common.plots.accuracy import accuracy_by_ablation, methods_together
 from common.plots.diagnostics import concentration, predicted_densities
 from common.plots.facts import facts
+from common.plots.inversion import inversion_rounds, procedure_training, procedures_by_layer
 from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.masks import mask_image
 from common.plots.runs import cost, results_table, training_curves
 from common.plots.scores import score_histograms
+from common.plots.studies import (
+    batchnorm_modes,
+    collapse_densities,
+    critical_compression,
+    layer_conservation,
+    layer_totals,
+    seed_agreement,
+    unit_conservation,
+)
 from common.plots.style import save
 from common.plots.tables import ablations, settings
 
 __all__ = [
     "ablations",
     "accuracy_by_ablation",
+    "batchnorm_modes",
+    "collapse_densities",
     "concentration",
     "cost",
+    "critical_compression",
     "facts",
+    "inversion_rounds",
+    "layer_conservation",
     "layer_densities",
+    "layer_totals",
     "mask_image",
     "methods_together",
     "predicted_densities",
+    "procedure_training",
+    "procedures_by_layer",
     "results_table",
     "save",
     "score_histograms",
     "scores_by_layer_size",
+    "seed_agreement",
     "settings",
     "training_curves",
+    "unit_conservation",
 ]

@@ -159,6 +159,19 @@ def critical(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
+def first_collapsed(layers: pd.DataFrame) -> pd.DataFrame:
+    """Per line: the layers that are without a weight where the first one is, in any seed, and the
+    compression at which that happens. Lines that collapse nowhere are left out."""
+    dead = layers[layers["kept"] == 0]
+    rows = []
+    for key, part in dead.groupby(["method", "iterations", "images_per_class"]):
+        at = part["exponent"].min()
+        names = part.loc[part["exponent"] == at, "layer"].unique()
+        rows.append((*key, 10.0**at, ", ".join(names)))
+    names = ("method", "iterations", "images_per_class", "compression", "layers")
+    return pd.DataFrame(rows, columns=names)
+
+
 def agreement(layers: pd.DataFrame) -> pd.DataFrame:
     """How far seeds differ in the number of weights that a layer keeps, in units of sampling noise.
 
