@@ -78,8 +78,10 @@ def force(model: nn.Module, context: Context) -> Scores:
 
     A weight that an earlier round pruned still has a gradient, so it may return.
     """
+    # Without any pruning the weights are their own.
+    dense = context.dense or prunable(model)
     gradients = loss_gradients(model, context.batches)
-    return {name: gradients[name].mul_(w).abs_() for name, w in context.dense.items()}
+    return {name: gradients[name].mul_(w.detach()).abs_() for name, w in dense.items()}
 
 
 def grasp(model: nn.Module, context: Context) -> Scores:
