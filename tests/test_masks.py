@@ -82,8 +82,9 @@ def check_selection(found, given_scores, keep, candidates=None):
         assert values[chosen].min() >= values[~chosen].max()
 
 
-# The number of scores below which all are ranked, and the size of the sample above it.
-BOTH_WAYS = pytest.mark.parametrize("small", [(1 << 17, 1 << 16), (8, 12)], ids=("rank", "sample"))
+# The number of scores below which all are ranked, and the size of the sample above it: large enough
+# for brackets that leave something out.
+BOTH_WAYS = pytest.mark.parametrize("small", [(1 << 17, 1 << 16), (8, 400)], ids=("rank", "sample"))
 
 
 @BOTH_WAYS
@@ -131,12 +132,17 @@ def test_without_ties_it_is_what_sorting_gives(density):
     assert torch.equal(flat(found), expected)
 
 
-def test_where_the_sample_misleads_everything_is_ranked():
+@pytest.mark.parametrize("sampled", [0, 698, 699, 700, 701, 999])
+def test_where_the_sample_misleads_everything_is_ranked(sampled):
+    """A sample of one value alone; 700 is the one looked for."""
     score = {"layer": torch.arange(1000.0)}
-    # A sample of the lowest score alone.
+
+    def one_value(high, size, generator):
+        return torch.full(size, sampled)
+
     with (
-        mock.patch.multiple(masks, _SMALL=8, _SAMPLE=12),
-        mock.patch.object(torch, "randint", lambda high, size, generator: torch.zeros(size).long()),
+        mock.patch.multiple(masks, _SMALL=8, _SAMPLE=400),
+        mock.patch.object(torch, "randint", one_value),
     ):
         found = select(score, 300, generator(0, "ties"))
     assert torch.equal(found["layer"], torch.arange(1000) >= 700)

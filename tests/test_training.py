@@ -337,6 +337,8 @@ def test_scaled_gradients_make_the_same_steps(loaders, pruned, checkpoints, monk
     model, masks = pruned()
     train(model, masks, *loaders(), *arguments, folder=tmp_path)
     assert_same_state(model, plain)
+    # The scaler went on from where it was.
+    assert torch.load(checkpoint(tmp_path), weights_only=True)["scaler"]["_growth_tracker"] == 20
 
 
 @pytest.mark.filterwarnings("ignore:torch.cuda.amp.GradScaler is enabled")
