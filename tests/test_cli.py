@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import trials.__main__ as cli
+from common.pruning import METHODS
 from common.sweep import claims, doctor, slots
 
 GRID = (
@@ -86,6 +87,8 @@ def test_list(capsys: pytest.CaptureFixture) -> None:
     assert call("list") == 0
     output = capsys.readouterr().out
     assert re.search(r"SNIP \(.*iterative.*\)", output)
+    methods = re.findall(r"^  (\w+)", output.partition("protocols")[0], re.MULTILINE)
+    assert {"random", "magnitude", "SNIP", "grasp", "synflow"} <= set(methods) <= set(METHODS)
     for words in ("synflow", "frankle2021", "quick: .*, 41 runs", "seed: .*, 81 runs"):
         assert re.search(words, output)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common import datasets, experiment, models
 from common.errors import ConfigurationError
+from common.pruning import METHODS
 from common.pruning.diagnostics import multiply_adds
 from common.sweep.claims import file_time
 from common.sweep.grid import Grid
@@ -15,8 +16,8 @@ from common.sweep.job import Job
 
 
 def notebooks(trials: Path) -> dict[str, Path]:
-    """{method: its notebook} of the folder `trials`."""
-    found = {path.name: path / f"{path.name}.ipynb" for path in sorted(trials.iterdir())}
+    """{method: its notebook} of the folder `trials`; other notebooks may lie there too."""
+    found = {method: trials / method / f"{method}.ipynb" for method in METHODS}
     return {method: path for method, path in found.items() if path.is_file()}
 
 
