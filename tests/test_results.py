@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -97,6 +98,19 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
 
     results.write_atomically(path, write)
     assert path.read_text() == "new"
+
+
+def test_a_file_takes_its_place_in_one_step_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "x").write_text("old")
+
+    def fail(source, target):
+        assert Path(source).read_text() == "new"
+        raise OSError("the machine went down")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="went down"):
+        results.write_atomically(tmp_path / "x", lambda path: path.write_text("new"))
+    assert (tmp_path / "x").read_text() == "old"
 
 
 def test_progress_is_json_for_an_onlooker(tmp_path):
