@@ -26,11 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command. Returns its exit status: 0, 1 something failed, 2 bad input, 128 + n
     stopped by signal n."""
     options = _parser().parse_args(arguments)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     try:
         return options.command(options, console)
     except ConfigurationError as error:
-        Console(stderr=True, highlight=False).print(f"error: {escape(str(error))}", soft_wrap=True)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("grid", metavar="GRID", help="a name (see list) or a YAML file's path")
         if name != "list":
             one.add_argument(
-                *("--results", "-r"),
+                "--results",
                 type=Path,
                 default=ROOT / "results",
                 metavar="DIR",
@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     add_parameters(batch)
     workers = batch.add_mutually_exclusive_group()
     workers.add_argument(
-        *("--jobs", "-j"),
+        "--jobs",
         type=_positive,
         metavar="N",
         help="runs at a time, sharing the cores and GPUs (default: one on each GPU, one on a CPU)",

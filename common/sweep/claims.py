@@ -61,7 +61,7 @@ class Claim:
     """An attempt that is ours."""
 
     def __init__(self, folder: Path, number: int, previous: Attempt | None) -> None:
-        """Raises FileExistsError if someone else has it."""
+        """Raises FileExistsError if someone else has it, OSError if nothing can be written."""
         self.path = folder / f"attempt-{number}.json"
         self.previous = previous
         self._next = folder / f"attempt-{number + 1}.json"
@@ -72,8 +72,12 @@ class Claim:
             "started": time.time(),
         }
         descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(self._content, file)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(self._content, file)
+        except OSError:  # a full disk
+            self.withdraw()
+            raise
 
     def shared_with(self, pid: int) -> None:
         """The claim holds as long as this process or the child `pid` lives."""
