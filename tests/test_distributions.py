@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.pruning import prunable
+from common.pruning import Method, kept, prunable, scores
 from common.pruning.distributions import DISTRIBUTIONS, erk, smart_ratio, uniform
+from common.pruning.rounds import prune_rounds
+from common.pruning.scores import Context
+from common.seeding import generator
 
 shapes_of_layers = st.lists(
     st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple), min_size=1, max_size=7
@@ -38,7 +41,7 @@ def water_level(ratios, room, keep):
 def test_totals_are_exact_and_no_layer_keeps_more_than_it_has(shapes, density, name):
     room = sizes(shapes)
     keep = round(density * sum(room.values()))
-    counts = DISTRIBUTIONS[name](shapes, keep)
+    counts = DISTRIBUTIONS[name](shapes, keep, room)
     assert list(counts) == list(shapes)
     assert sum(counts.values()) == keep
     for layer, count in counts.items():
@@ -51,7 +54,7 @@ def test_totals_are_exact_and_no_layer_keeps_more_than_it_has(shapes, density, n
 def test_uniform_is_the_same_density_everywhere(shapes, density):
     room = sizes(shapes)
     keep = round(density * sum(room.values()))
-    for layer, count in uniform(shapes, keep).items():
+    for layer, count in uniform(shapes, keep, room).items():
         assert abs(count - keep / sum(room.values()) * room[layer]) < 1
 
 
@@ -62,7 +65,7 @@ def test_erk_against_bisection(shapes, density):
     keep = round(density * sum(room.values()))
     ratios = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
     expected = water_level(ratios, room, keep)
-    for layer, count in erk(shapes, keep).items():
+    for layer, count in erk(shapes, keep, room).items():
         assert abs(count - expected[layer]) < 1 + 1e-6
 
 
@@ -71,7 +74,7 @@ def test_erk_against_bisection(shapes, density):
 def test_smart_ratio_against_bisection(shapes, density):
     room = sizes(shapes)
     keep = round(density * sum(room.values()))
-    counts = smart_ratio(shapes, keep)
+    counts = smart_ratio(shapes, keep, room)
     *others, last = shapes
     # Three tenths of the last layer, if there are so many to keep and the others can take the rest.
     rest = sum(room[name] for name in others)
@@ -86,21 +89,43 @@ def test_smart_ratio_against_bisection(shapes, density):
         assert abs(counts[layer] - expected[layer]) < 1 + 1e-6
 
 
+@settings(max_examples=100, deadline=None)
+@given(shapes_of_layers, st.floats(0, 0.999), st.sampled_from(sorted(DISTRIBUTIONS)))
+def test_no_layer_gets_back_what_an_earlier_round_took(shapes, sparsity, name):
+    """By remainders alone a layer can gain a weight while the total falls (Alabama's paradox)."""
+    left = sizes(shapes)
+    total = sum(left.values())
+    for step in range(1, 21):
+        keep = round((1 - sparsity) ** (step / 20) * total)
+        counts = DISTRIBUTIONS[name](shapes, keep, left)
+        assert sum(counts.values()) == keep
+        assert all(0 <= counts[layer] <= left[layer] for layer in shapes)
+        left = counts
+
+
+@pytest.mark.parametrize("scope", sorted(DISTRIBUTIONS))
+def test_a_hundred_rounds_within_layers(network, scope):
+    method = Method(scores.magnitude, iterations=100, scope=scope)
+    model = network("small_vgg", (1, 8, 8))
+    masks = prune_rounds(model, method, 0.99, Context(generator=generator(0, "ties")))
+    assert kept(masks) == round(0.01 * 97_552)
+
+
 def test_on_vgg16(network):
     """Where the numbers are known by hand."""
     shapes = {name: tuple(w.shape) for name, w in prunable(network("vgg16")).items()}
-    keep = round(0.1 * 14_715_584)
-    assert set(uniform(shapes, keep).values()) <= {
+    keep, room = round(0.1 * 14_715_584), sizes(shapes)
+    assert set(uniform(shapes, keep, room).values()) <= {
         *(172, 173, 3686, 3687, 7372, 7373, 14745, 14746, 29491, 29492),
         *(58982, 58983, 117964, 117965, 235929, 235930, 512, 513),
     }
-    counts = erk(shapes, keep)
+    counts = erk(shapes, keep, room)
     assert counts["conv1_1.weight"] == 1728
     assert counts["linear.weight"] == 5120
     # Among the layers that are not full, in proportion to the sum of the dimensions.
     a, b = counts["conv4_1.weight"], counts["conv5_3.weight"]
     assert a / b == pytest.approx((512 + 256 + 6) / (512 + 512 + 6), rel=1e-4)
-    counts = smart_ratio(shapes, keep)
+    counts = smart_ratio(shapes, keep, room)
     assert counts["linear.weight"] == 1536
     densities = {name: counts[name] / math.prod(shapes[name]) for name in shapes}
     # Layers 12 and 13 of 14: (9 + 3) to (4 + 2).
@@ -109,4 +134,4 @@ def test_on_vgg16(network):
 
 def test_one_layer():
     for distribution in DISTRIBUTIONS.values():
-        assert distribution({"linear": (10, 10)}, 42) == {"linear": 42}
+        assert distribution({"linear": (10, 10)}, 42, {"linear": 100}) == {"linear": 42}

@@ -1,8 +1,8 @@
 """How many weights each layer keeps when the method, not the ranking, decides.
 
-A distribution takes the layers' shapes and the number of weights to keep, and returns a number for
-each layer; the numbers add up to it exactly and none exceeds its layer. In `global` scope there is
-none: all weights compete in one ranking.
+A distribution takes the layers' shapes, the number of weights to keep and how many each layer has
+left, and returns a number for each layer; the numbers add up to it exactly and none exceeds what is
+left. In `global` scope there is none: all weights compete in one ranking.
 """
 
 from __future__ import annotations
@@ -11,33 +11,34 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 Shapes = Mapping[str, Sequence[int]]
-Distribution = Callable[[Shapes, int], dict[str, int]]
+Counts = Mapping[str, int]
+Distribution = Callable[[Shapes, int, Counts], dict[str, int]]
 
 # Su et al. keep this share of the last linear layer at every sparsity.
 SMART_RATIO_LAST_LAYER = 0.3
 
 
-def uniform(shapes: Shapes, keep: int) -> dict[str, int]:
+def uniform(shapes: Shapes, keep: int, left: Counts) -> dict[str, int]:
     """The same density in every layer."""
-    return _apportion(shapes, keep, dict.fromkeys(shapes, 1.0))
+    return _apportion(shapes, keep, left, dict.fromkeys(shapes, 1.0))
 
 
-def erk(shapes: Shapes, keep: int) -> dict[str, int]:
+def erk(shapes: Shapes, keep: int, left: Counts) -> dict[str, int]:
     """Erdős-Rényi kernel: density in proportion to the sum of a weight's dimensions over their
     product (Evci et al. 2020, app. A); layers that would pass 1 are dense, the rest is rescaled."""
-    return _apportion(shapes, keep, {n: sum(s) / math.prod(s) for n, s in shapes.items()})
+    ratios = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
+    return _apportion(shapes, keep, left, ratios)
 
 
-def smart_ratio(shapes: Shapes, keep: int) -> dict[str, int]:
+def smart_ratio(shapes: Shapes, keep: int, left: Counts) -> dict[str, int]:
     """Smart ratio: density of layer l of L in proportion to (L-l+1)^2 + (L-l+1), the last layer at
     0.3 (Su et al. 2020, section 4.2); where the others cannot take the rest, the last takes it."""
     *others, last = shapes
     depth = len(shapes)
     ratios = {name: (depth - l) ** 2 + (depth - l) for l, name in enumerate(others)}
-    size = math.prod(shapes[last])
-    room = sum(math.prod(shapes[name]) for name in others)
-    kept_last = min(max(round(SMART_RATIO_LAST_LAYER * size), keep - room), keep)
-    counts = _apportion({name: shapes[name] for name in others}, keep - kept_last, ratios)
+    wanted = min(round(SMART_RATIO_LAST_LAYER * math.prod(shapes[last])), left[last], keep)
+    kept_last = max(wanted, keep - sum(left[name] for name in others))
+    counts = _apportion({n: shapes[n] for n in others}, keep - kept_last, left, ratios)
     return {**counts, last: kept_last}
 
 
@@ -48,29 +49,28 @@ DISTRIBUTIONS: dict[str, Distribution] = {
 }
 
 
-def _apportion(shapes: Shapes, keep: int, ratios: Mapping[str, float]) -> dict[str, int]:
-    """`keep` weights over the layers, densities in proportion to `ratios` and none above 1.
+def _apportion(
+    shapes: Shapes, keep: int, left: Counts, ratios: Mapping[str, float]
+) -> dict[str, int]:
+    """`keep` weights over the layers, densities in proportion to `ratios`, and of no layer more
+    than it has left.
 
-    Layers whose density would exceed 1 are kept whole and the others share what is left; then
+    Layers that would keep more are kept as they are and the others share what is missing; then
     largest remainders make the numbers whole.
     """
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    whole: set[str] = set()
-    while True:
-        free = {name: ratios[name] * size for name, size in sizes.items() if name not in whole}
-        left = keep - sum(sizes[name] for name in whole)
-        scale = left / sum(free.values()) if free else 0.0
-        full = {name for name in free if scale * ratios[name] > 1}
-        if not full:
-            break
-        whole |= full
-    quotas = {n: sizes[n] if n in whole else scale * free[n] for n in sizes}
-    counts = {name: min(math.floor(quota), sizes[name]) for name, quota in quotas.items()}
-    by_remainder = sorted(sizes, key=lambda name: counts[name] - quotas[name])
+    shares = {name: ratios[name] * math.prod(shape) for name, shape in shapes.items()}
+    quotas: dict[str, float] = {}
+    while len(quotas) < len(shares):
+        free = {name: share for name, share in shares.items() if name not in quotas}
+        scale = (keep - sum(quotas.values())) / sum(free.values())
+        full = {name: left[name] for name, share in free.items() if scale * share > left[name]}
+        quotas |= full or {name: scale * share for name, share in free.items()}
+    counts = {name: min(math.floor(quotas[name]), left[name]) for name in shares}
+    by_remainder = sorted(shares, key=lambda name: counts[name] - quotas[name])
     missing = keep - sum(counts.values())
     while missing > 0:
         for name in by_remainder:
-            if missing and counts[name] < sizes[name]:
+            if missing and counts[name] < left[name]:
                 counts[name] += 1
                 missing -= 1
     return counts

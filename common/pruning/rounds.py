@@ -63,10 +63,13 @@ def prune_rounds(
         if transform is not None:
             scores = transform(scores)
         keep = round(density * total)
+        candidates = None if method.revive else masks
         if method.scope != "global":
             shapes = {name: tuple(w.shape) for name, w in weights.items()}
-            keep = DISTRIBUTIONS[method.scope](shapes, keep)
-        candidates = None if method.revive else masks
+            left = {
+                n: int(candidates[n].sum()) if candidates else w.numel() for n, w in weights.items()
+            }
+            keep = DISTRIBUTIONS[method.scope](shapes, keep, left)
         masks = masking.select(scores, keep, context.generator, candidates)
         context.masks = masks = masking.like_weights(model, masks)
         if method.revive:
