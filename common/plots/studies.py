@@ -144,7 +144,8 @@ def unit_conservation(units: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     """
     names = list(dict.fromkeys(units["layer"]))
     hues = dict(zip(names, depth_colours(len(names)), strict=True))
-    kinds = _kinds(units)
+    # SynFlow in train mode is shown with its signs, which say why it does not conserve.
+    kinds = [kind for kind in _kinds(units) if kind != ("synflow", False, "train")]
     figure, panels = _grid(len(kinds), 2.1, shared=False)
     for axes, kind in zip(panels, kinds, strict=True):
         part = _of(units, kind, _KIND)
@@ -168,7 +169,7 @@ def unit_conservation(units: pd.DataFrame, layers: pd.DataFrame) -> Figure:
         axes.set_title(kind_label(*kind), color=style.colour(kind[0]), weight="bold", fontsize=9)
         axes.set_xlabel("into the unit" if axes.get_subplotspec().is_last_row() else "")
         axes.set_ylabel("out of the unit" if axes.get_subplotspec().is_first_col() else "")
-    shown = len(units) // len(kinds)
+    shown = len(_of(units, kinds[0], _KIND))
     look = {"color": style.INK, "marker": "o", "ls": "none", "ms": 4}
     handles = [
         *_depth_handles(names, list(hues.values())),

@@ -1,0 +1,354 @@
+"""The studies: what they measure on tiny networks, and their notebooks."""
+
+import itertools
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+import torch
+
+from common.errors import ConfigurationError
+from common.plots import studies as figures
+from common.pruning import find, prunable
+from common.pruning.diagnostics import gradient_norm
+from common.pruning.scores import GRASP_TEMPERATURE
+from common.studies import conservation, inversion, inversion_tables, layer_collapse
+from common.studies.conservation import Kind
+from common.studies.layer_collapse import Line
+from common.studies.network import Network
+from common.studies.tables import COMMITTED, Table, folder, read
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = ("layer_collapse", "conservation", "inversion")
+TINY = {"dataset": "digits", "model": "small_vgg", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return Network("small_vgg", "digits", 0, device="cpu")
+
+
+# Tables
+
+
+def test_a_table_continues_replaces_and_stays_whole(tmp_path):
+    path = tmp_path / "t.csv"
+    table = Table(path, ("method", "exponent", "kept"), ("method", "exponent"))
+    table.add([{"method": "SNIP", "exponent": 0.25, "kept": 7}])
+    again = Table(path, ("method", "exponent", "kept"), ("method", "exponent"))
+    assert again.has(method="SNIP", exponent=0.25)
+    assert not again.has(method="SNIP", exponent=0.5)
+    again.add([{"method": "SNIP", "exponent": 0.25, "kept": 8}])
+    assert read(path)["kept"].tolist() == [8]
+    with pytest.raises(ValueError, match="kept"):
+        again.add([{"method": "SNIP", "exponent": 1.0}])
+    with pytest.raises(ConfigurationError, match="other columns"):
+        Table(path, ("method", "kept"), ("method",))
+
+
+def test_committed_tables_are_read_and_never_measured_into(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.studies.tables.COMMITTED", tmp_path / "committed")
+    with pytest.raises(ConfigurationError, match="recompute=True"):
+        folder("layer_collapse", recompute=False)
+    inside = tmp_path / "committed" / "layer_collapse"
+    with pytest.raises(ConfigurationError, match="committed"):
+        folder("layer_collapse", recompute=True, results_dir=inside)
+    own = tmp_path / "own"
+    assert folder("layer_collapse", recompute=True, results_dir=own) == own
+
+
+# Layer collapse
+
+
+@pytest.fixture(scope="module")
+def collapse(tmp_path_factory):
+    home = tmp_path_factory.mktemp("collapse")
+    lines = [Line("random"), Line("magnitude"), Line("synflow", 1), Line("synflow", 30)]
+    layer_collapse.measure(home, lines, [0.0, 1.0, 2.0, 4.0], [0, 1], **TINY)
+    return layer_collapse.tables(home)
+
+
+def test_every_compression_keeps_its_exact_number_of_weights(collapse):
+    summary, layers = collapse
+    expected = (summary["prunable"] * 10.0 ** -summary["exponent"]).round()
+    assert (summary["kept"] == expected).all()
+    total = layers.groupby(list(layer_collapse.UNIT))["kept"].sum()
+    assert sorted(total) == sorted(summary["kept"])
+
+
+def test_one_ranking_for_all_compressions_gives_the_masks_of_an_ordinary_run(tiny):
+    from common.pruning.rounds import prune_rounds
+
+    ((_, at_once),) = layer_collapse.masks_of(tiny, Line("magnitude"), [1.0])
+    alone = prune_rounds(tiny.fresh(), find("magnitude"), 0.9, tiny.context())
+    assert all(torch.equal(at_once[name], alone[name]) for name in alone)
+
+
+def test_synflow_in_rounds_gets_furthest_and_critical_compressions_are_brackets(collapse):
+    summary, _ = collapse
+    critical = layer_collapse.critical(summary)
+    reached = critical.groupby(["method", "iterations"])["reached"].min()
+    assert reached["synflow", 30] == 10_000 > reached["synflow", 1]
+    assert reached["synflow", 30] < layer_collapse.maximum(summary)
+    ended = critical.dropna(subset="collapsed")
+    assert (ended["collapsed"] > ended["reached"]).all()
+
+
+def test_a_stopped_measurement_goes_on_and_repeats_nothing(tmp_path):
+    layer_collapse.measure(tmp_path, [Line("magnitude")], [0.0, 1.0], [0], **TINY)
+    first = read(tmp_path / "summary.csv")
+    layer_collapse.measure(tmp_path, [Line("magnitude")], [0.0, 1.0, 2.0], [0], **TINY)
+    second = read(tmp_path / "summary.csv")
+    pd.testing.assert_frame_equal(second.iloc[: len(first)], first)
+    assert second["exponent"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_agreement_is_one_for_independent_draws():
+    drawn = np.random.default_rng(0).binomial(10_000, 0.2, size=(40, 50))
+    rows = [
+        {"method": "random", "iterations": 1, "images_per_class": 0, "seed": seed, "exponent": 0.7}
+        | {"layer": f"l{layer}", "size": 10_000, "kept": kept}
+        for seed, counts in enumerate(drawn)
+        for layer, kept in enumerate(counts)
+    ]
+    (found,) = layer_collapse.agreement(pd.DataFrame(rows)).to_dict("records")
+    assert found["noise"] == pytest.approx(1, abs=0.05)
+
+
+def test_captions_say_what_was_measured_less(collapse):
+    summary, _ = collapse
+    assert figures.coverage(summary) == ""
+    fewer = summary[(summary["method"] != "random") | (summary["exponent"] < 2)]
+    assert "Random: 2, 2" in figures.coverage(fewer)
+
+
+# Conservation
+
+
+@pytest.fixture(scope="module")
+def conserved(tmp_path_factory):
+    home = tmp_path_factory.mktemp("conservation")
+    conservation.measure(home, [0], **TINY)
+    return read(home / "layers.csv"), read(home / "units.csv")
+
+
+def of(layers, method, signed, batchnorm):
+    chosen = (layers["method"] == method) & (layers["signed"] == signed)
+    return layers[chosen & (layers["batchnorm"] == batchnorm)]
+
+
+@pytest.mark.parametrize("kind", [("synflow", False, "eval"), ("SNIP", True, "eval")])
+def test_conserved_scores_agree_for_every_unit_and_layer(conserved, kind):
+    rows = of(conserved[0], *kind)
+    assert rows["discrepancy_max"].max() < 1e-10
+    assert np.ptp(rows["total"]) < 1e-10 * rows["total"].abs().max()
+
+
+@pytest.mark.parametrize("kind", [("SNIP", False, "train"), ("magnitude", False, "none")])
+def test_other_scores_do_not(conserved, kind):
+    assert of(conserved[0], *kind)["discrepancy_median"].max() > 0.1
+
+
+def test_batch_statistics_leave_nothing_that_enters_a_unit(conserved):
+    rows = of(conserved[0], "SNIP", True, "train")
+    assert rows["discrepancy_median"].min() > 0.999
+    assert rows["total"].iloc[:-1].abs().max() < 1e-4 * abs(rows["total"].iloc[-1])
+
+
+def test_grasp_layers_sum_to_minus_their_squared_gradient_norm(tiny):
+    kind = Kind("grasp", True, "train")
+    scores = conservation.scores_of(tiny, kind, 10)
+    context = tiny.context(10)
+    module = tiny.fresh()
+    for name in list(scores)[:-1]:
+        others = {n: torch.full_like(w, n == name, dtype=bool) for n, w in prunable(module).items()}
+        norm = gradient_norm(module, context.batches, others, temperature=GRASP_TEMPERATURE)
+        assert float(scores[name].sum()) == pytest.approx(-norm, rel=0.02)
+
+
+def test_mean_scores_of_synflow_are_inverse_to_the_layers_sizes(conserved):
+    slopes = conservation.slopes(conserved[0]).set_index(["method", "signed", "batchnorm"])
+    assert slopes.loc[("synflow", False, "eval"), "slope"] == pytest.approx(-1, abs=1e-9)
+    assert slopes.loc[("random", False, "none"), "slope"] == pytest.approx(0, abs=0.05)
+
+
+def test_batchnorm_is_pinned_and_released(tiny):
+    module = tiny.fresh().eval()
+    with conservation.pinned_batchnorm(module, "train"):
+        module.eval()
+        assert module.norm1_1.training
+        assert not module.conv1_1.training
+    module.train()
+    assert module.norm1_1.training
+    module.eval()
+    assert not module.norm1_1.training
+
+
+def test_residual_networks_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="residual"):
+        conservation.measure(tmp_path, [0], **TINY | {"model": "resnet20"})
+
+
+# Inversion
+
+
+def test_the_empty_list_prunes_nothing_and_passes_its_check(tiny):
+    outcome = inversion.fault_empty_list(tiny, "synflow", 0.98)
+    assert all(mask.all() for mask in outcome.masks.values())
+    assert outcome.counted == (0, 0)
+    assert inversion.check_passes(outcome.counted, 0.98)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "SNIP"])
+def test_batchnorm_weights_among_the_scores_silence_the_network(method):
+    network = Network("small_vgg", "digits", 0, "seed", device="cpu")
+    outcome = inversion.fault_batchnorm_among_scores(network, method, 0.6)
+    norms = torch.cat([outcome.masks[n] for n in inversion.norm_weights(network.module)])
+    assert norms.float().mean() < 0.1
+    rows = inversion_tables._layer_rows(network, outcome.masks)
+    assert all(row["gradient_norm"] == 0 for row in rows)
+    right = inversion.inverted(network, method, 0.6)
+    assert all(
+        row["gradient_norm"] > 0 for row in inversion_tables._layer_rows(network, right.masks)
+    )
+
+
+def test_reciprocals_do_not_reverse_signed_scores():
+    scores = {"w": torch.tensor([-2.0, -1.0, 1.0, 2.0])}
+    assert inversion.fault_inverse(scores)["w"].argsort().tolist() == [1, 0, 3, 2]
+
+
+def test_pruned_weights_return_under_the_alternation(tiny):
+    seen = []
+    inversion.fault_alternation(tiny, 1 - 10**-0.25, seen.append)
+    masks = [torch.cat([m.flatten() for m in done.masks.values()]) for done in seen]
+    for before, after in itertools.pairwise(masks):
+        assert after[~before].all()
+    assert all(done.masks["conv1_1.weight"].any() for done in seen)
+
+
+def test_the_alternation_ends_between_the_dense_network_and_one_shot(tiny):
+    seen = []
+    final = inversion.fault_alternation(tiny, 1 - 10**-0.5, seen.append)
+    assert all(mask.all() for mask in seen[-2].masks.values())
+    one_shot = replace(find("synflow"), iterations=1)
+    scores = one_shot.score(tiny.fresh(), tiny.context())
+    assert not final["conv1_1.weight"].any()
+    kept = torch.cat([scores[name][mask] for name, mask in final.items()])
+    gone = torch.cat([scores[name][~mask] for name, mask in final.items()])
+    assert kept.max() <= gone.min()
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
+def test_proper_inversion_of_synflow_cuts_the_network(tiny, sparsity):
+    masks = inversion.synflow_inverted(tiny, sparsity)
+    assert not masks["conv1_1.weight"].any()
+
+
+def test_one_shot_masks_and_inverted_masks_are_complements(tmp_path):
+    inversion_tables.measure_complement(tmp_path, [0], **TINY)
+    found = read(tmp_path / "complement.csv")
+    assert len(found) == len(inversion_tables.ONE_SHOT)
+    assert (found[["in_both", "in_neither"]].sum(axis=1) <= 1).all()
+
+
+def test_short_epochs_run_through_the_data_in_one_order(tiny):
+    from common.datasets import Loader
+
+    data = tiny.data
+    parts = (data.train_images[:64], data.train_labels[:64], data.mean, data.std, 16)
+    whole = [y for _, y in Loader(*parts, seed=0)]
+    portions = inversion_tables.Portions(Loader(*parts, seed=0), 2)
+    cut = [y for _ in range(2) for _, y in portions]
+    assert all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))
+
+
+def test_faults_are_reachable_from_the_inversion_study_alone():
+    sources = [*ROOT.glob("common/**/*.py"), *ROOT.glob("trials/**/*.py")]
+    texts = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sources
+    }
+    naming = {name for name, text in texts.items() if re.search(r"\bfault_", text)}
+    assert naming == {"common/studies/inversion.py"}
+    using = {n for n, text in texts.items() if re.search(r"import .*\binversion\b", text)}
+    assert using == {"common/studies/inversion_tables.py"}
+
+
+# Committed tables and notebooks
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_committed_tables_hold_no_machine_paths(study):
+    paths = list((COMMITTED / study).glob("*.csv"))
+    assert paths
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        assert "/tmp" not in text
+        assert "/work" not in text
+
+
+def source(study):
+    return ROOT / "trials" / study / f"{study}.ipynb"
+
+
+def execute(study, tmp_path, **parameters):
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(
+        str(source(study)),
+        str(out),
+        parameters=parameters,
+        progress_bar=False,
+        kernel_name="python3",
+        stdout_file=sys.stdout,
+        cwd=str(ROOT),
+    )
+    executed = nbformat.read(out, as_version=4)
+    assert out.stat().st_size < 500_000
+    assert "widgets" not in executed.metadata
+    outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
+    return [o for o in outputs if "image/png" in o.get("data", {})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_notebook_draws_the_committed_tables(study, tmp_path):
+    before = {p: p.read_bytes() for p in (COMMITTED / study).glob("*")}
+    assert len(execute(study, tmp_path)) >= 3
+    assert {p: p.read_bytes() for p in (COMMITTED / study).glob("*")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "parameters"),
+    [
+        ("layer_collapse", {"step": 2.0, "highest": 4.0, "methods": [["magnitude", 1, 0]]}),
+        ("conservation", {"exponents": [1.0]}),
+        (
+            "inversion",
+            {"steps": 12, "sweep_step": 3.0, "rounds_dataset": "digits"},
+        ),
+    ],
+)
+def test_notebook_measures_in_a_tiny_form(study, parameters, tmp_path):
+    if study != "inversion":
+        parameters = parameters | {"seeds": [0, 1]}
+    own = {"recompute": True, "results_dir": str(tmp_path / "own")}
+    assert len(execute(study, tmp_path, **own, **TINY, **parameters)) >= 3
+    assert list((tmp_path / "own").glob("*.csv"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_rendered_notebooks_are_the_sources_executed(study):
+    rendered = nbformat.read(source(study).with_name("rendered.ipynb"), as_version=4)
+    written = nbformat.read(source(study), as_version=4)
+    assert [c.source for c in rendered.cells] == [c.source for c in written.cells]
+    text = source(study).with_name("rendered.ipynb").read_text(encoding="utf-8")
+    assert len(text) < 500_000
+    assert not any(place in text for place in ("/tmp/", "/work/", "/root/", "/home/"))
+    assert "widgets" not in rendered.metadata
