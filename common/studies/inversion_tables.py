@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from common import datasets, environment, training
-from common.pruning import ablations, find, prunable
-from common.pruning.masks import Masks
+from common.pruning import ablations, find, keep_count, prunable
+from common.pruning.masks import Masks, select
 from common.pruning.rounds import Round
 from common.pruning.scores import loss_gradients
 from common.studies import inversion, layer_collapse
@@ -241,14 +241,14 @@ def measure_complement(
     sparsity: float = 0.5,
     lines: Sequence[Line] = ONE_SHOT,
     *,
-    dataset: str = "cifar100",
+    dataset: str = "cifar10",
     model: str = "vgg16",
-    protocol: str = "tanaka2020",
+    protocol: str = "seed",
     device: str = "auto",
     data_dir: str | Path | None = None,
 ) -> None:
     """How far mask and inverted mask of one-shot methods are from exact complements, into
-    complement.csv."""
+    complement.csv: weights that both keep, or neither."""
     table = Table(folder / "complement.csv", COMPLEMENT, COMPLEMENT_UNIT)
     for seed in seeds:
         network = None
@@ -260,11 +260,9 @@ def measure_complement(
             module, context = network.fresh(), network.context(line.images_per_class)
             scores = find(line.method).score(module, context)
             both = neither = 0
-            keep = layer_collapse.keep_count(sum(network.sizes().values()), sparsity)
-            right = layer_collapse.select(
-                {n: s.clone() for n, s in scores.items()}, keep, context.generator
-            )
-            left = layer_collapse.select(ablations.invert(scores), keep, context.generator)
+            keep = keep_count(sum(network.sizes().values()), sparsity)
+            right = select({n: s.clone() for n, s in scores.items()}, keep, context.generator)
+            left = select(ablations.invert(scores), keep, context.generator)
             for name in right:
                 both += int((right[name] & left[name]).sum())
                 neither += int((~right[name] & ~left[name]).sum())
