@@ -80,7 +80,10 @@ def measure(
     data_dir: str | Path | None = None,
 ) -> None:
     """Every layer's total and its units' discrepancy, in float64, into layers.csv; some units of
-    each layer into units.csv. Raises ConfigurationError for a network with residual paths."""
+    each layer, of the first seed, into units.csv.
+
+    Raises ConfigurationError for a network with residual paths.
+    """
     layers = Table(folder / "layers.csv", LAYERS, UNIT)
     units = Table(folder / "units.csv", UNITS, UNIT)
     for seed in seeds:
@@ -98,7 +101,8 @@ def measure(
             setting = {"dataset": dataset, "model": model, "protocol": protocol, "images": images}
             fixed = {**unit, **setting, **provenance(network.device)}
             layer_rows, unit_rows = _rows(scores, seed)
-            units.add({**unit, **row} for row in unit_rows)
+            if seed == seeds[0]:
+                units.add({**unit, **row} for row in unit_rows)
             layers.add({**fixed, **row} for row in layer_rows)
 
 
