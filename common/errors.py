@@ -13,8 +13,9 @@ class ConfigurationError(ValueError):
 def unknown(name: str, value: object, choices: Iterable[str]) -> ConfigurationError:
     """The error for a `value` of parameter `name` that is none of `choices`; lists them."""
     choices = list(choices)
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(str(value).lower(), lower, n=1)
+    hint = f" (did you mean {lower[near[0]]!r}?)" if near else ""
     return ConfigurationError(
         f"{name}={value!r} is not known{hint}; choose from: {', '.join(choices)}"
     )
