@@ -68,8 +68,8 @@ METHODS: dict[str, dict[str, Method]] = {
         "linear": Method(scores.synflow, iterations=100, schedule="linear", needs_shape=True),
     },
     "ntk_sap": {
-        "": Method(ntk_sap.ntk_sap, iterations=100, needs_shape=True),
-        "resampled": Method(ntk_sap.ntk_sap_resampled, iterations=20, needs_shape=True),
+        "": Method(ntk_sap.ntk_sap, iterations=20, needs_shape=True),
+        "single_pass": Method(ntk_sap.ntk_sap_single_pass, iterations=100, needs_shape=True),
     },
     "prospr": {
         "": Method(prospr.prospr, training_batches=prospr.STEPS + 1),
