@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import functools
 import time
@@ -14,13 +13,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from common import datasets, environment, models, protocols, results, training
+from common import datasets, environment, models, protocols, record, results, training
 from common.callbacks import History, checkpoint
-from common.experiment import ROOT, Experiment
+from common.experiment import Experiment
 from common.models.initialise import initialise
 from common.protocols import Protocol
-from common.pruning import diagnostics, find, keep_count, masks, prunable
-from common.pruning.parameters import prunable_modules
+from common.pruning import find, masks
 from common.pruning.rounds import prune_ablated
 from common.pruning.scores import Context, Scores
 from common.seeding import generator
@@ -53,7 +51,7 @@ class Run:
         self.method = find(experiment.method, experiment.variant)
         self.data = datasets.load(experiment.dataset, experiment.data_dir).to(self.device)
         self.moved = results.prepare(experiment.folder)
-        self._write_run_json()
+        results.write_json(experiment.folder / "run.json", record.provenance(self))
         spec = self.data.spec
         self.model = models.build(experiment.model, spec.shape, spec.classes)
         self._initialise(self.model, generator(experiment.seed, "initial weights"))
@@ -71,27 +69,7 @@ class Run:
 
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
-        experiment, hyper = self.experiment, self.experiment.hyper
-        prunable_count = sum(weight.numel() for weight in prunable(self.model).values())
-        kept = keep_count(prunable_count, experiment.sparsity)
-        steps = ", ".join(map(str, hyper.milestones))
-        rows = {
-            "method": " ".join(filter(None, (experiment.method, experiment.variant))),
-            "ablation": experiment.ablation,
-            "sparsity": f"{experiment.sparsity:g}: {kept:,} of {prunable_count:,} weights kept",
-            "network": f"{experiment.model}, {hyper.init}, BatchNorm weights {hyper.batchnorm}",
-            "data": f"{self.data.spec.title}: {len(self.data.train_labels):,} training and "
-            f"{len(self.data.test_labels):,} test images",
-            "protocol": f"{hyper.name} ({hyper.source})",
-            "training": f"{experiment.epochs} epochs in batches of {experiment.batch_size}, SGD "
-            f"{hyper.learning_rate:g} x {hyper.gamma:g} after epochs {steps}, "
-            f"weight decay {hyper.weight_decay:g}",
-            "device": f"{environment.hardware(self.device)}, {self.precision}",
-            "results": _shown(experiment.folder),
-        }
-        if self.moved:
-            rows["earlier result"] = f"moved to {_shown(self.moved)}"
-        return rows
+        return record.description(self)
 
     def score(self) -> Scores:
         """The first round's scores, of the network before pruning: {parameter name: tensor}."""
@@ -119,30 +97,8 @@ class Run:
         return self.masks
 
     def layers(self) -> pd.DataFrame:
-        """A row per prunable layer, first to last: the columns of layers.csv.
-
-        score_mean, score_std: of the first round's scores; flops: multiply-adds of the dense layer
-        for one image.
-        """
-        flops = diagnostics.multiply_adds(self.model, self.data.spec.shape)
-        rows = []
-        for name, (module, _) in prunable_modules(self.model).items():
-            mask, score = self.masks[name], self.scores[name]
-            kept = int(mask.sum())
-            rows.append(
-                {
-                    "layer": name.removesuffix(".weight"),
-                    "kind": type(module).__name__,
-                    "shape": "x".join(map(str, mask.shape)),
-                    "size": mask.numel(),
-                    "kept": kept,
-                    "density": kept / mask.numel(),
-                    "score_mean": float(score.mean()),
-                    "score_std": float(score.std(correction=0)),
-                    "flops": flops[name],
-                }
-            )
-        return pd.DataFrame(rows, columns=results.LAYERS)
+        """A row per prunable layer, first to last: the columns of layers.csv."""
+        return pd.DataFrame(record.layers(self), columns=results.LAYERS)
 
     def train(self) -> pd.DataFrame:
         """Train the pruned network; returns a row per epoch: the columns of epochs.csv."""
@@ -159,55 +115,13 @@ class Run:
 
     def save(self) -> pd.DataFrame:
         """Write layers.csv, epochs.csv and, last, summary.csv; returns the summary's row."""
-        folder, summary = self.experiment.folder, self._summary()
-        results.write_csv(folder / "layers.csv", self.layers().to_dict("records"), results.LAYERS)
+        folder, summary = self.experiment.folder, record.summary(self)
+        results.write_csv(folder / "layers.csv", record.layers(self), results.LAYERS)
         results.write_csv(folder / "epochs.csv", self.history.rows, results.EPOCHS)
         results.write_csv(folder / "summary.csv", [summary], results.SUMMARY)
         for leftover in (checkpoint(folder), folder / "progress.json"):
             leftover.unlink(missing_ok=True)
         return pd.DataFrame([summary], columns=results.SUMMARY)
-
-    def _summary(self) -> dict[str, object]:
-        layers = self.layers()
-        size, kept = int(layers["size"].sum()), int(layers["kept"].sum())
-        effective = diagnostics.effective_masks(self.model, self.masks, self.data.spec.shape)
-        rows, last = self.history.rows, self.history.rows[-1]
-        experiment, trained = self.experiment, self.history.step_seconds > 0
-        named = {
-            name: getattr(experiment, name)
-            for name in results.SUMMARY
-            if name in {field.name for field in dataclasses.fields(experiment)}
-        }
-        return {
-            **named,
-            "run_id": experiment.run_id,
-            "protocol": experiment.protocol,
-            "dataset": experiment.dataset,
-            "model": experiment.model,
-            "sparsity_actual": 1 - kept / size,
-            "compression": size / kept if kept else float("inf"),
-            "test_accuracy": last["test_accuracy"],
-            "best_test_accuracy": max(row["test_accuracy"] for row in rows),
-            "train_accuracy": last["train_accuracy"],
-            "test_loss": last["test_loss"],
-            "layers_collapsed": len(diagnostics.collapsed_layers(self.masks)),
-            "effective_sparsity": 1 - masks.kept(effective) / size,
-            "parameters_prunable": size,
-            "parameters_kept": kept,
-            "flops_dense": int(layers["flops"].sum()),
-            # Every weight of a layer is used equally often, so this is exact.
-            "flops_sparse": int((layers["flops"] // layers["size"] * layers["kept"]).sum()),
-            "prune_seconds": self.prune_seconds,
-            "train_seconds": self.history.seconds,
-            "images_per_second": self.history.images / self.history.step_seconds
-            if trained
-            else None,
-            "device": environment.hardware(self.device),
-            "precision": self.precision,
-            "torch_version": torch.__version__,
-            "code_version": environment.code_version(),
-            "started_at": self.started_at,
-        }
 
     def _train(
         self,
@@ -274,26 +188,3 @@ class Run:
 
     def _report(self, stage: str) -> None:
         results.report(self.experiment.folder, stage, 0, self.experiment.epochs, None)
-
-    def _write_run_json(self) -> None:
-        experiment = self.experiment
-        results.write_json(
-            experiment.folder / "run.json",
-            {
-                "run_id": experiment.run_id,
-                "method": experiment.method,
-                "parameters": experiment.parameters(),
-                "hyperparameters": dataclasses.asdict(experiment.hyper),
-                "device": environment.hardware(self.device),
-                "precision": self.precision,
-                "versions": environment.versions(),
-                "code_version": environment.code_version(),
-                "started_at": self.started_at,
-            },
-        )
-
-
-def _shown(folder: Path) -> str:
-    """The folder as people here call it: from the repository on, where it lies in there."""
-    inside = folder.is_relative_to(ROOT)
-    return str(folder.relative_to(ROOT) if inside else folder)
