@@ -13,14 +13,15 @@ import pandas as pd
 import torch
 from torch import nn
 
-from common import datasets, environment, models, protocols, record, results, training
+from common import datasets, environment, models, protocols, results, training
 from common.callbacks import History, checkpoint
 from common.experiment import Experiment
 from common.models.initialise import initialise
 from common.protocols import Protocol
-from common.pruning import find, masks
+from common.pruning import Masks, find
 from common.pruning.rounds import prune_ablated
 from common.pruning.scores import Context, Scores
+from common.record import Record
 from common.seeding import generator
 
 # As Tanaka et al. have it; CIFAR-100's 1,000 scoring images make four batches.
@@ -32,15 +33,12 @@ INPUTS_PER_CLASS = 10
 EVALUATION_BATCH = 1000
 
 
-class Run:
+class Run(Record):
     """A network on its way from initialisation to a trained sparse network.
 
     Making one resolves device and precision, loads the data and draws the weights; it raises
     ConfigurationError for whatever cannot be had, before any work starts. Then call `score`,
     `prune`, `train` and `save`, in this order.
-
-    scores: of the first round. masks: the final ones. history: of the training after pruning.
-    moved: where an earlier finished result of the same run was moved to, if there was one.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -51,25 +49,17 @@ class Run:
         self.method = find(experiment.method, experiment.variant)
         self.data = datasets.load(experiment.dataset, experiment.data_dir).to(self.device)
         self.moved = results.prepare(experiment.folder)
-        results.write_json(experiment.folder / "run.json", record.provenance(self))
+        results.write_json(experiment.folder / "run.json", self.provenance())
         spec = self.data.spec
         self.model = models.build(experiment.model, spec.shape, spec.classes)
         self._initialise(self.model, generator(experiment.seed, "initial weights"))
         self.model.to(self.device, memory_format=torch.channels_last)
-        self.scores: Scores | None = None
-        self.masks: masks.Masks | None = None
-        self.history: History | None = None
-        self.prune_seconds = 0.0
         if experiment.pretrain_epochs:
             self._report("pretrain")
             # The beginning of the protocol's training, however long this run's own is.
             protocol = protocols.find(experiment.protocol)
             hyper = protocol.for_run(experiment.model, experiment.dataset, None)
             self._train({}, experiment.pretrain_epochs, hyper)
-
-    def describe(self) -> dict[str, str]:
-        """What will run, in words: {choice: what was chosen}."""
-        return record.description(self)
 
     def score(self) -> Scores:
         """The first round's scores, of the network before pruning: {parameter name: tensor}."""
@@ -78,7 +68,7 @@ class Run:
             self.scores = self.method.score(self.model, self.context)
         return self.scores
 
-    def prune(self) -> masks.Masks:
+    def prune(self) -> Masks:
         """Prune the model by the method and the run's ablation; returns the masks."""
         if self.scores is None:
             self.score()
@@ -96,10 +86,6 @@ class Run:
             )
         return self.masks
 
-    def layers(self) -> pd.DataFrame:
-        """A row per prunable layer, first to last: the columns of layers.csv."""
-        return pd.DataFrame(record.layers(self), columns=results.LAYERS)
-
     def train(self) -> pd.DataFrame:
         """Train the pruned network; returns a row per epoch: the columns of epochs.csv."""
         experiment = self.experiment
@@ -115,8 +101,8 @@ class Run:
 
     def save(self) -> pd.DataFrame:
         """Write layers.csv, epochs.csv and, last, summary.csv; returns the summary's row."""
-        folder, summary = self.experiment.folder, record.summary(self)
-        results.write_csv(folder / "layers.csv", record.layers(self), results.LAYERS)
+        folder, summary = self.experiment.folder, self.summary()
+        results.write_csv(folder / "layers.csv", self.layers().to_dict("records"), results.LAYERS)
         results.write_csv(folder / "epochs.csv", self.history.rows, results.EPOCHS)
         results.write_csv(folder / "summary.csv", [summary], results.SUMMARY)
         for leftover in (checkpoint(folder), folder / "progress.json"):
@@ -125,7 +111,7 @@ class Run:
 
     def _train(
         self,
-        kept: masks.Masks,
+        kept: Masks,
         epochs: int,
         hyper: Protocol,
         folder: Path | None = None,
