@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def wait_for(what: Callable[[], object]) -> None:
     while not what():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
+
+
+def names(batch: Batch) -> list[str]:
+    found = []
+    for process in batch.processes():
+        with suppress(psutil.Error):
+            found.append(process.name())
+    return found
 
 
 @slow
@@ -198,12 +207,12 @@ def test_a_sweep_takes_over_what_another_left_unfinished(batch: Batch) -> None:
 @slow
 def test_what_outlived_everything_else_ends_when_the_batch_goes_on(batch: Batch) -> None:
     sweep = batch.start(("daemon", 600))
-    wait_for(lambda: batch.executions(0))
+    wait_for(lambda: "sleep" in names(batch))
     for process in batch.processes():
         if process.name() != "sleep":
             process.kill()
     sweep.wait()
-    assert [process.name() for process in batch.processes()] == ["sleep"]
+    wait_for(lambda: names(batch) == ["sleep"])
     status, output = batch.run(("finish", 0))
     assert status == 0, output
     assert batch.processes() == []
