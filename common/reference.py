@@ -32,6 +32,8 @@ METHODS = {
     "SNIP": "SNIP",
     "grasp": "GraSP",
     "synflow": "SynFlow",
+    "ntk_sap": "NTK-SAP",
+    "prospr": "ProsPr",
 }
 # Their name -> our (method, variant), where it is more than the plain method.
 _VARIANTS = {

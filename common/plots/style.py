@@ -30,16 +30,22 @@ WIDTH = 9.0  # inches: 900 px on a page at 100 dpi, two columns in print
 INK, GREY, ALARM = "#1a1a1a", "#8c8c8c", "#C1121F"
 NEUTRAL = "#3D5A80"  # a run whose method the figure is not told
 
-# Okabe and Ito's colours, which differ for every kind of colour vision: one hue per method.
+# Okabe and Ito's colours (their last one is too light for lines; a violet for it), which differ for
+# every kind of colour vision: one hue per method.
 COLOURS = {
     "random": "#CC79A7",
     "magnitude": "#0072B2",
     "SNIP": "#E69F00",
     "grasp": "#009E73",
     "synflow": "#D55E00",
+    "ntk_sap": "#5D3A9B",
+    "prospr": "#56B4E9",
 }
-MARKERS = {"random": "X", "magnitude": "o", "SNIP": "s", "grasp": "^", "synflow": "D"}
-_SPARE_COLOURS = ("#56B4E9", "#7A6A00", "#5D3A9B", "#A0522D")
+MARKERS = {
+    **{"random": "X", "magnitude": "o", "SNIP": "s", "grasp": "^", "synflow": "D"},
+    **{"ntk_sap": "P", "prospr": "p"},
+}
+_SPARE_COLOURS = ("#7A6A00", "#A0522D", "#4D4D4D")
 
 # One line style and marker per ablation, and how much of the method's hue it keeps.
 ABLATIONS: dict[str, tuple[str, str, str, float]] = {
