@@ -53,11 +53,14 @@ Parameters = dict[str, Tensor]
 def prospr(model: nn.Module, context: Context) -> Scores:
     """|w dL_M/dw_0|, exact. Step k sees batch k of the context and the loss is that of the batch
     after the last step; where the context has fewer, they take turns."""
-    *path, (_, _, a) = training(model, context.batches)
+    path = []
+    for w, _, gradient in training(model, context.batches):
+        path.append(w)
+        a = gradient
     b = {name: torch.zeros_like(g) for name, g in a.items()}
     for step in reversed(range(STEPS)):
         beta = {name: b[name] - LEARNING_RATE * a[name] for name in a}
-        product = _gradient(model, path[step][0], context.batches, step, along=beta)[1]
+        product = _gradient(model, path[step], context.batches, step, along=beta)[1]
         a = {name: a[name] + product[name] for name in a}
         b = {name: MOMENTUM * beta[name] for name in a}
     return _times_weight(model, a)
