@@ -74,7 +74,8 @@ def procedures_by_layer(layers: pd.DataFrame, outcomes: pd.DataFrame, sparsity: 
 def inversion_rounds(table: pd.DataFrame, layers: list[str], seed: int = 0) -> Figure:
     """The share of each layer that SynFlow's rounds leave, a row per procedure and a column per
     compression. table: rounds.csv of the study; layers: its columns of layers, input to output;
-    round 0 is the dense network. Crosses: a layer without a weight."""
+    round 0 is the dense network. Crosses: a layer without a weight; dot and number: what the last
+    round leaves of the first layer."""
     table = table[table["seed"] == seed]
     exponents = sorted(table["exponent"].unique())
     procedures = [p for p in PROCEDURES if p in set(table["procedure"])]
@@ -95,6 +96,7 @@ def inversion_rounds(table: pd.DataFrame, layers: list[str], seed: int = 0) -> F
                 height = np.full(len(dead), -6 - 1.1 * place)
                 axes.plot(dead, height, "x", color=hue, ms=2.6, mew=0.8)
             axes.plot(part["round"], 100 * part["density"], **style.CHANCE)
+            _note_end(axes, part["round"].iloc[-1], part[layers[0]].iloc[-1], dense[layers[0]])
             label = "Fault: 0/0" if procedure == "reciprocal" else "Proper inversion"
             removed = style.percent(round(1 - 10.0**-exponent, 3))
             title = f"{label}, {compression(10.0**exponent)} ({removed} removed)"
@@ -148,6 +150,23 @@ def procedure_training(training: pd.DataFrame, sparsity: float) -> Figure:
         f"first {first['test_images']:,} test images; {first['precision']}.",
     )
     return figure
+
+
+def _note_end(axes: Axes, last: int, kept: int, size: int) -> None:
+    """What the last round leaves of the first layer."""
+    share = 100 * kept / size
+    axes.plot(last, share, "o", color=depth_colours(2)[0], ms=5, zorder=5)
+    axes.annotate(
+        f"{kept:,} of {size:,}",
+        (last, share),
+        xytext=(-7, 6 if share < 50 else -9),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        weight="bold",
+        zorder=6,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2},
+    )
 
 
 def _look(method: str, procedure: str) -> dict:

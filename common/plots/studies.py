@@ -38,7 +38,7 @@ def collapse_densities(layers: pd.DataFrame, summary: pd.DataFrame, suffix: str 
     names = list(dict.fromkeys(layers["layer"]))
     hues = depth_colours(len(names))
     top = summary["prunable"].max() / len(names)
-    lines = _lines(layers)
+    lines, labels = _lines(layers), line_labels(layers)
     figure, panels = _grid(len(lines), 2.15)
     table = layers.assign(density=layers["kept"] / layers["size"], x=10.0 ** layers["exponent"])
     low = table.loc[table["density"] > 0, "density"].min() / 2
@@ -63,14 +63,14 @@ def collapse_densities(layers: pd.DataFrame, summary: pd.DataFrame, suffix: str 
             )
         _compressions(axes, table["x"].max(), top)
         count = part["seed"].nunique()
-        axes.set_title(line_label(*line) + suffix, color=style.colour(line[0]), weight="bold")
+        axes.set_title(labels[line] + suffix, color=style.colour(line[0]), weight="bold")
         seeds = f"{count} seed{'s' * (count > 1)}"
         axes.text(0.02, 0.04 + strip, seeds, transform=axes.transAxes, fontsize=7, color="#555555")
     for axes in panels:
         axes.set_xlabel("Compression" if axes.get_subplotspec().is_last_row() else "")
         axes.set_ylabel("Layer density" if axes.get_subplotspec().is_first_col() else "")
     style.legend_above(figure, [*_depth_handles(names, hues), _beyond_handle(top)])
-    style.write_caption(figure, made_from(summary), coverage(summary))
+    style.write_caption(figure, made_from(summary), images_of(summary), coverage(summary))
     return figure
 
 
@@ -82,7 +82,7 @@ def critical_compression(critical: pd.DataFrame, summary: pd.DataFrame) -> Figur
     that was measured, at which a layer had collapsed: the true value lies on it.
     """
     top = float((summary["prunable"] / summary["layers"]).max())
-    lines = _lines(critical)
+    lines, labels = _lines(critical), line_labels(critical)
     figure = style.new_figure(1.5 + 0.34 * len(lines))
     axes = figure.subplots()
     for row, line in enumerate(reversed(lines)):
@@ -97,14 +97,14 @@ def critical_compression(critical: pd.DataFrame, summary: pd.DataFrame) -> Figur
                 ends = [found["reached"], beyond]
                 axes.plot(ends, [row + place] * 2, color=style.lighter(hue, 0.45), lw=2.2, zorder=2)
             axes.plot(found["reached"], row + place, style.marker(line[0]), color=hue, zorder=3)
-    axes.set_yticks(range(len(lines)), [line_label(*line) for line in reversed(lines)])
+    axes.set_yticks(range(len(lines)), [labels[line] for line in reversed(lines)])
     axes.set_ylim(-0.6, len(lines) - 0.4)
     _compressions(axes, summary["compression"].max(), top)
     axes.set_xlabel("Critical compression: marks, the highest measured without a collapsed layer")
     bar = Line2D([], [], color=style.lighter(style.INK, 0.45), lw=2.2)
     bar.set_label("up to the next measured, where a layer had collapsed")
     style.legend_above(figure, [bar, _beyond_handle(top)])
-    style.write_caption(figure, made_from(summary), coverage(summary))
+    style.write_caption(figure, made_from(summary), images_of(summary), coverage(summary))
     return figure
 
 
@@ -122,7 +122,8 @@ def seed_agreement(
     for method in methods:
         part = agreement[agreement["method"] == method]
         rounds = iterations if (part["iterations"] == iterations).any() else 1
-        part = part[(part["iterations"] == rounds) & (part["exponent"] > 0)]
+        # Where one layer alone is left there is nothing to differ in.
+        part = part[(part["iterations"] == rounds) & (part["noise"] > 0)]
         look = {"color": style.colour(method), "marker": style.marker(method)}
         axes.plot(10.0 ** part["exponent"], part["noise"], label=style.method_label(method), **look)
     axes.axhline(1, **style.CHANCE | {"label": "sampling noise alone"})
@@ -306,12 +307,12 @@ def made_from(table: pd.DataFrame) -> str:
 def coverage(summary: pd.DataFrame) -> str:
     """Which methods were measured at fewer compressions or with fewer seeds than the others."""
     every, seeds = summary["exponent"].nunique(), sorted(summary["seed"].unique())
-    told = []
+    told, labels = [], line_labels(summary)
     for line in _lines(summary):
         part = _of(summary, line)
         counts = [part.loc[part["seed"] == seed, "exponent"].nunique() for seed in seeds]
         if min(counts) < every:
-            told.append(f"{line_label(*line)}: {', '.join(map(str, counts))}")
+            told.append(f"{labels[line]}: {', '.join(map(str, counts))}")
     if not told:
         return ""
     which = "seed" if len(seeds) == 1 else "seeds"
@@ -327,12 +328,25 @@ def scored_on(layers: pd.DataFrame) -> str:
     return f"SNIP and GraSP scored on {' or '.join(map(str, images))} images." if images else ""
 
 
-def line_label(method: str, iterations: int, images_per_class: int) -> str:
-    """`SNIP, 10 rounds (1 image a class)`."""
-    rounds = "one shot" if iterations == 1 else f"{iterations} rounds"
-    told = "" if method in ("random", "magnitude") else f", {rounds}"
-    images = f" ({images_per_class} image{'s' * (images_per_class > 1)} a class)"
-    return style.method_label(method) + told + (images if images_per_class else "")
+def line_labels(table: pd.DataFrame) -> dict[tuple, str]:
+    """(method, iterations, images_per_class) -> `SNIP, 10 rounds (1 image a class)`; the images
+    only where a method was scored on different numbers of them."""
+    found = {}
+    for method, iterations, images in _lines(table):
+        rounds = "one shot" if iterations == 1 else f"{iterations} rounds"
+        told = "" if method in ("random", "magnitude") else f", {rounds}"
+        if table.loc[table["method"] == method, "images_per_class"].nunique() > 1:
+            told += f" ({images} image{'s' * (images > 1)} a class)"
+        found[method, iterations, images] = style.method_label(method) + told
+    return found
+
+
+def images_of(table: pd.DataFrame) -> str:
+    """The scoring images of the methods whose labels do not name them."""
+    counts = table[table["images_per_class"] > 0].groupby("method")["images_per_class"].unique()
+    alike = {m: int(n[0]) for m, n in counts.items() if len(n) == 1}
+    told = [f"{style.method_label(m)} scored on {n} images of each class" for m, n in alike.items()]
+    return ", ".join(told) + "." * bool(told)
 
 
 def kind_label(method: str, signed: bool, batchnorm: str) -> str:

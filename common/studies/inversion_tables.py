@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -55,7 +55,10 @@ TRAINING = (
 SWEEP_UNIT = ("method", "iterations", "images_per_class", "seed", "exponent")
 SWEEP = (*SWEEP_UNIT, *SETTING, "prunable", "layer", "size", "kept", *PROVENANCE)
 COMPLEMENT_UNIT = ("method", "seed", "sparsity")
-COMPLEMENT = (*COMPLEMENT_UNIT, *SETTING, "prunable", "in_both", "in_neither", *PROVENANCE)
+COMPLEMENT = (
+    *(*COMPLEMENT_UNIT, *SETTING, "prunable", "in_both", "in_neither", "tied", "in_both_untied"),
+    *PROVENANCE,
+)
 ROUND_UNIT = ("procedure", "exponent", "seed")
 ROUND = (*ROUND_UNIT, *SETTING, "round", "density", *PROVENANCE)
 
@@ -248,7 +251,8 @@ def measure_complement(
     data_dir: str | Path | None = None,
 ) -> None:
     """How far mask and inverted mask of one-shot methods are from exact complements, into
-    complement.csv: weights that both keep, or neither."""
+    complement.csv: weights that both keep, or neither, and those tied at the threshold, between
+    which either draws lots."""
     table = Table(folder / "complement.csv", COMPLEMENT, COMPLEMENT_UNIT)
     for seed in seeds:
         network = None
@@ -259,17 +263,26 @@ def measure_complement(
             network = network or Network(model, dataset, seed, protocol, device, data_dir)
             module, context = network.fresh(), network.context(line.images_per_class)
             scores = find(line.method).score(module, context)
-            both = neither = 0
             keep = keep_count(sum(network.sizes().values()), sparsity)
-            right = select({n: s.clone() for n, s in scores.items()}, keep, context.generator)
-            left = select(ablations.invert(scores), keep, context.generator)
-            for name in right:
-                both += int((right[name] & left[name]).sum())
-                neither += int((~right[name] & ~left[name]).sum())
+            right = _flat(
+                select({n: s.clone() for n, s in scores.items()}, keep, context.generator)
+            )
+            flat = _flat(scores)
+            left = _flat(select(ablations.invert(scores), keep, context.generator))
+            tied = flat == flat[right].min()
             setting = {"dataset": dataset, "model": model, "protocol": protocol}
             counted = {"prunable": sum(network.sizes().values())}
-            counted |= {"in_both": both, "in_neither": neither}
+            counted |= {
+                "in_both": int((right & left).sum()),
+                "in_neither": int((~right & ~left).sum()),
+                "tied": int(tied.sum()),
+                "in_both_untied": int((right & left & ~tied).sum()),
+            }
             table.add([{**unit, **setting, **counted, **provenance(network.device)}])
+
+
+def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
 
 def measure_sweep(
