@@ -38,7 +38,9 @@ def collapse_densities(layers: pd.DataFrame, summary: pd.DataFrame, suffix: str 
     names = list(dict.fromkeys(layers["layer"]))
     hues = depth_colours(len(names))
     top = summary["prunable"].max() / len(names)
-    lines, labels = _lines(layers), line_labels(layers)
+    counts = layers.groupby(_LINE)["exponent"].nunique()
+    lines = [line for line in _lines(layers) if counts[line] > 1]  # a point is no curve
+    labels = line_labels(layers)
     figure, panels = _grid(len(lines), 2.15)
     table = layers.assign(density=layers["kept"] / layers["size"], x=10.0 ** layers["exponent"])
     low = table.loc[table["density"] > 0, "density"].min() / 2
