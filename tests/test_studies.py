@@ -14,11 +14,17 @@ import pytest
 import torch
 
 from common.errors import ConfigurationError
-from common.plots import studies as figures
+from common.plots import collapse as figures
 from common.pruning import find, prunable
 from common.pruning.diagnostics import gradient_norm
 from common.pruning.scores import GRASP_TEMPERATURE
-from common.studies import conservation, inversion, inversion_tables, layer_collapse
+from common.studies import (
+    conservation,
+    inversion,
+    inversion_curves,
+    inversion_tables,
+    layer_collapse,
+)
 from common.studies.conservation import Kind
 from common.studies.layer_collapse import Line
 from common.studies.network import Network
@@ -252,9 +258,9 @@ def test_proper_inversion_of_synflow_cuts_the_network(tiny, sparsity):
 
 
 def test_one_shot_masks_and_inverted_masks_are_complements(tmp_path):
-    inversion_tables.measure_complement(tmp_path, [0], **TINY)
+    inversion_curves.measure_complement(tmp_path, [0], **TINY)
     found = read(tmp_path / "complement.csv")
-    assert len(found) == len(inversion_tables.ONE_SHOT)
+    assert len(found) == len(inversion_curves.ONE_SHOT)
     assert (found["in_both_untied"] <= 1).all()
     assert (found["in_both"] + found["in_neither"] <= 2 * found["tied"]).all()
 
@@ -276,10 +282,10 @@ def test_faults_are_reachable_from_the_inversion_study_alone():
         path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sources
     }
     naming = {name for name, text in texts.items() if re.search(r"\bfault_", text)}
-    study = {"common/studies/inversion.py", "common/studies/inversion_tables.py"}
-    assert naming == study
+    own = {f"common/studies/{name}.py" for name in ("inversion", "inversion_curves")}
+    assert naming == own
     using = {n for n, text in texts.items() if re.search(r"import .*\binversion\b", text)}
-    assert using == {"common/studies/inversion_tables.py"}
+    assert using == {f"common/studies/inversion_{name}.py" for name in ("curves", "tables")}
 
 
 # Committed tables and notebooks

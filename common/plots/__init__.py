@@ -18,6 +18,13 @@ save(figure, folder, name)                                  PNG and SVG
 from __future__ import annotations
 
 from common.plots.accuracy import accuracy_by_ablation, methods_together
+from common.plots.collapse import collapse_densities, critical_compression, seed_agreement
+from common.plots.conservation import (
+    batchnorm_modes,
+    layer_conservation,
+    layer_totals,
+    unit_conservation,
+)
 from common.plots.diagnostics import concentration, predicted_densities
 from common.plots.facts import facts
 from common.plots.inversion import inversion_rounds, procedure_training, procedures_by_layer
@@ -25,15 +32,6 @@ from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.masks import mask_image
 from common.plots.runs import cost, results_table, training_curves
 from common.plots.scores import score_histograms
-from common.plots.studies import (
-    batchnorm_modes,
-    collapse_densities,
-    critical_compression,
-    layer_conservation,
-    layer_totals,
-    seed_agreement,
-    unit_conservation,
-)
 from common.plots.style import save
 from common.plots.tables import ablations, settings
 

@@ -1,23 +1,19 @@
-"""The tables of the inversion study: masks, gradient flow, rounds, compressions and trainings."""
+"""The inversion study's procedures side by side: masks, gradient flow and short trainings."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from common import datasets, environment, training
-from common.pruning import ablations, find, keep_count, prunable
-from common.pruning.masks import Masks, select
-from common.pruning.rounds import Round
+from common.pruning.masks import Masks
 from common.pruning.scores import loss_gradients
-from common.studies import inversion, layer_collapse
-from common.studies.layer_collapse import Line
+from common.studies import inversion
 from common.studies.network import Network
 from common.studies.tables import PROVENANCE, Table, provenance
 
@@ -38,7 +34,6 @@ CASES: tuple[tuple[str, str], ...] = (
     ("synflow", "empty_list"),
     ("synflow", "reciprocal"),
 )
-ONE_SHOT = (Line("magnitude"), Line("SNIP", 1, 10), Line("grasp", 1, 10), Line("synflow", 1))
 CASE = ("method", "procedure", "sparsity", "seed")
 SETTING = ("dataset", "model", "protocol")
 LAYERS = (*CASE, "layer", "size", "kept", "norms", "norms_kept", "gradient_norm")
@@ -52,15 +47,6 @@ TRAINING = (
     *(*CASE, *SETTING, "step", "batch_size", "learning_rate", "train_loss", "train_accuracy"),
     *("test_loss", "test_accuracy", "test_images", "precision", *PROVENANCE),
 )
-SWEEP_UNIT = ("method", "iterations", "images_per_class", "seed", "exponent")
-SWEEP = (*SWEEP_UNIT, *SETTING, "prunable", "layer", "size", "kept", *PROVENANCE)
-COMPLEMENT_UNIT = ("method", "seed", "sparsity")
-COMPLEMENT = (
-    *(*COMPLEMENT_UNIT, *SETTING, "prunable", "in_both", "in_neither", "tied", "in_both_untied"),
-    *PROVENANCE,
-)
-ROUND_UNIT = ("procedure", "exponent", "seed")
-ROUND = (*ROUND_UNIT, *SETTING, "round", "density", *PROVENANCE)
 
 
 class Portions:
@@ -236,151 +222,3 @@ def _train(
                 if name in row
             },
         }
-
-
-def measure_complement(
-    folder: Path,
-    seeds: Sequence[int],
-    sparsity: float = 0.5,
-    lines: Sequence[Line] = ONE_SHOT,
-    *,
-    dataset: str = "cifar10",
-    model: str = "vgg16",
-    protocol: str = "seed",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
-) -> None:
-    """How far mask and inverted mask of one-shot methods are from exact complements, into
-    complement.csv: weights that both keep, or neither, and those tied at the threshold, between
-    which either draws lots."""
-    table = Table(folder / "complement.csv", COMPLEMENT, COMPLEMENT_UNIT)
-    for seed in seeds:
-        network = None
-        for line in lines:
-            unit = {"method": line.method, "seed": seed, "sparsity": sparsity}
-            if table.has(**unit):
-                continue
-            network = network or Network(model, dataset, seed, protocol, device, data_dir)
-            module, context = network.fresh(), network.context(line.images_per_class)
-            scores = find(line.method).score(module, context)
-            keep = keep_count(sum(network.sizes().values()), sparsity)
-            right = _flat(
-                select({n: s.clone() for n, s in scores.items()}, keep, context.generator)
-            )
-            flat = _flat(scores)
-            left = _flat(select(ablations.invert(scores), keep, context.generator))
-            tied = flat == flat[right].min()
-            setting = {"dataset": dataset, "model": model, "protocol": protocol}
-            counted = {"prunable": sum(network.sizes().values())}
-            counted |= {
-                "in_both": int((right & left).sum()),
-                "in_neither": int((~right & ~left).sum()),
-                "tied": int(tied.sum()),
-                "in_both_untied": int((right & left & ~tied).sum()),
-            }
-            table.add([{**unit, **setting, **counted, **provenance(network.device)}])
-
-
-def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors.values()])
-
-
-def measure_sweep(
-    folder: Path,
-    lines: Sequence[Line],
-    exponents: Sequence[float],
-    seeds: Sequence[int],
-    *,
-    dataset: str = "cifar100",
-    model: str = "vgg16",
-    protocol: str = "tanaka2020",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
-) -> None:
-    """What each layer keeps of properly inverted masks at the compressions 10^exponent, into
-    sweep.csv."""
-    table = Table(folder / "sweep.csv", SWEEP, SWEEP_UNIT)
-    for seed in seeds:
-        network = None
-        for line in lines:
-            unit = {**vars(line), "seed": seed}
-            left = [e for e in exponents if not table.has(**unit, exponent=e)]
-            if not left:
-                continue
-            network = network or Network(model, dataset, seed, protocol, device, data_dir)
-            sizes = network.sizes()
-            common = {"dataset": dataset, "model": model, "protocol": protocol}
-            common |= {"prunable": sum(sizes.values()), **provenance(network.device)}
-            for exponent, masks in layer_collapse.masks_of(network, line, left, ablations.invert):
-                table.add(
-                    {
-                        **unit,
-                        "exponent": exponent,
-                        **common,
-                        "layer": name.removesuffix(".weight"),
-                        "size": sizes[name],
-                        "kept": int(mask.sum()),
-                    }
-                    for name, mask in masks.items()
-                )
-
-
-def measure_rounds(
-    folder: Path,
-    exponents: Sequence[float],
-    seeds: Sequence[int],
-    *,
-    dataset: str = "cifar100",
-    model: str = "vgg16",
-    protocol: str = "tanaka2020",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
-) -> None:
-    """SynFlow round by round, inverted properly and by 0/0, into rounds.csv: a row per round with a
-    column per layer (weights kept). Round 0 is the dense network."""
-    runs = {"inverted": inversion.synflow_inverted, "reciprocal": inversion.fault_alternation}
-    table = None
-    for seed in seeds:
-        network = Network(model, dataset, seed, protocol, device, data_dir)
-        names = [name.removesuffix(".weight") for name in prunable(network.module)]
-        table = table or Table(folder / "rounds.csv", (*ROUND, *names), ROUND_UNIT)
-        for exponent, (procedure, run) in itertools.product(exponents, runs.items()):
-            unit = {"procedure": procedure, "exponent": exponent, "seed": seed}
-            if table.has(**unit):
-                continue
-            fixed = {**unit, "dataset": dataset, "model": model, "protocol": protocol}
-            fixed |= provenance(network.device)
-            sizes = {n.removesuffix(".weight"): size for n, size in network.sizes().items()}
-            rows = [{**fixed, "round": 0, "density": 1.0, **sizes}]
-
-            def note(done: Round, rows: list[dict] = rows, fixed: dict = fixed) -> None:
-                kept = {n.removesuffix(".weight"): int(m.sum()) for n, m in done.masks.items()}
-                rows.append({**fixed, "round": done.step, "density": done.density, **kept})
-
-            run(network, 1 - 10.0**-exponent, note)
-            table.add(rows)
-
-
-def first_deaths(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Per procedure, exponent and seed: the layer that is emptied first and the round, how many
-    layers the last round leaves empty, and what it keeps of the first layer and in all."""
-    layers = list(rounds.columns[len(ROUND) :])
-    rows = []
-    for key, part in rounds.groupby(list(ROUND_UNIT), sort=False):
-        counts = part.set_index("round")[layers]
-        dead = counts == 0
-        when = dead.any(axis=1)
-        first = when.idxmax() if when.any() else None
-        last = counts.iloc[-1]
-        rows.append(
-            {
-                **dict(zip(ROUND_UNIT, key, strict=True)),
-                "first_death": ", ".join(dead.columns[dead.loc[first]]) if first else "none",
-                "round": first if first else float("nan"),
-                "rounds_with_a_dead_layer": int(when.sum()),
-                "dead_at_the_end": int((last == 0).sum()),
-                "first_layer_kept": last.iloc[0] / counts.iloc[0, 0],
-                "kept": int(last.sum()),
-            }
-        )
-    return pd.DataFrame(rows)
