@@ -221,6 +221,12 @@ def test_a_shared_weight_is_masked_wherever_it_is_used():
     assert_same(from_torch_prune(model), masks)
     assert model[2].weight is model[0].weight
     assert len(prunable(model)) == 1
+    # Masked differently in two places, what is left is what both keep.
+    first, second = torch.rand(6, 6) < 0.5, torch.rand(6, 6) < 0.5
+    torch_prune.custom_from_mask(model[0], "weight", first)
+    torch_prune.custom_from_mask(model[2], "weight", second)
+    assert torch.equal(from_torch_prune(model)["0.weight"], first & second)
+    assert not model[2].weight[~(first & second)].any()
 
 
 def test_attention():

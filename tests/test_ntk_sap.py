@@ -13,8 +13,9 @@ from torch.func import functional_call, jacrev
 from common.errors import ConfigurationError
 from common.experiment import configure
 from common.models import initialise
-from common.pruning import METHODS, kept, ntk_sap, prunable, prune
+from common.pruning import METHODS, Method, kept, ntk_sap, prunable, prune
 from common.pruning.ntk_sap import EPSILON, ntk_trace, output_change
+from common.pruning.rounds import Round, prune_rounds
 from common.pruning.scores import Context
 from common.run import Run
 from common.seeding import generator
@@ -219,6 +220,23 @@ def test_new_weights_for_every_batch_of_inputs(monkeypatch, score, inputs, sizes
     score(nn.Linear(3, 2), Context((3,), initialise=redraw, inputs=inputs))
     assert seen == sizes
     assert len(set(weights)) == len(sizes)
+
+
+def test_rounds_tell_the_score_what_is_left():
+    model = network()
+    looks_at, seen = context(model), []
+
+    def score(model, context):
+        seen.append(dict(context.masks))
+        return {name: torch.rand_like(w) for name, w in prunable(model).items()}
+
+    for _ in range(2):  # the second time it starts afresh
+        seen.clear()
+        rounds: list[Round] = []
+        prune_rounds(model, Method(score, iterations=4), 0.9, looks_at, observe=rounds.append)
+        assert seen[0] == {}
+        for masks, before in zip(seen[1:], rounds[:-1], strict=True):
+            assert_same(masks, before.masks)
 
 
 def test_draws_add_up_before_the_absolute_value(monkeypatch):
