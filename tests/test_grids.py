@@ -192,3 +192,11 @@ def test_expected_times_are_learned(tmp_path: Path) -> None:
 def test_durations_in_words() -> None:
     words = [in_words(seconds) for seconds in (None, 12.3, 89, 125, 5400, 36000 + 299)]
     assert words == ["unknown", "12 s", "89 s", "2 min", "1 h 30 min", "10 h 05 min"]
+
+
+def test_a_method_can_be_set_for_every_run(tmp_path: Path) -> None:
+    text = "runs:\n- {method: [random, SNIP], sparsity: [0.5, 0.9]}"
+    assert {job.method for job in planned(tmp_path, text, "method=grasp")} == {"grasp"}
+    assert len(planned(tmp_path, text, "method=grasp")) == 2  # what became identical is one run
+    with pytest.raises(ConfigurationError, match=r"'gasp'.*did you mean 'grasp'"):
+        planned(tmp_path, text, "method=gasp")

@@ -21,7 +21,7 @@ import yaml
 from common.errors import ConfigurationError, unknown
 from common.experiment import PARAMETERS
 
-SETTABLE = tuple(name for name in PARAMETERS if name != "results_dir")
+KEYS = ("method", *(name for name in PARAMETERS if name != "results_dir"))
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -75,7 +75,7 @@ def load(path: Path, methods: Iterable[str]) -> Grid:
     for key in ("title", "description"):
         if not isinstance(content.get(key, ""), str):
             raise ConfigurationError(f"{path}: {key} must be a line of text")
-    defaults = _mapping(content.get("defaults", {}), f"{path}: defaults", ("method", *SETTABLE))
+    defaults = _mapping(content.get("defaults", {}), f"{path}: defaults", KEYS)
     for key, value in defaults.items():
         if not isinstance(value, _SCALARS):
             raise ConfigurationError(f"{path}: defaults: {key} must be one value, not {value!r}")
@@ -105,8 +105,8 @@ def overrides(settings: Iterable[str]) -> dict[str, list]:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ConfigurationError(f"-p {setting!r}: write it as name=value")
-        if name not in SETTABLE:
-            raise unknown("-p", name, SETTABLE)
+        if name not in KEYS:
+            raise unknown("-p", name, KEYS)
         if "," in text and not text.startswith("["):
             text = f"[{text}]"
         try:
@@ -117,7 +117,7 @@ def overrides(settings: Iterable[str]) -> dict[str, list]:
 
 
 def _block(block: object, defaults: Mapping, where: str, methods: list[str]) -> dict[str, list]:
-    block = {**defaults, **_mapping(block, where, ("method", *SETTABLE))}
+    block = {**defaults, **_mapping(block, where, KEYS)}
     values = {key: _values(value, f"{where}: {key}") for key, value in block.items()}
     if "method" not in values:
         raise ConfigurationError(f"{where}: method is missing; choose from: {', '.join(methods)}")
