@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
             action="append",
             default=[],
             metavar="name=value",
-            help="a parameter, or the method, for every run; a,b or [a, b]: each run with all of them",
+            help="a parameter, or the method, of every run; a,b or [a, b]: each run with all",
         )
 
     batch = add("run", run, "do the runs of a grid that are not done")
