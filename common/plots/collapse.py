@@ -166,20 +166,18 @@ def images_of(table: pd.DataFrame) -> str:
 
 def coverage(summary: pd.DataFrame) -> str:
     """Which methods were measured at fewer compressions or with fewer seeds than the others."""
-    every, seeds = summary["exponent"].nunique(), sorted(summary["seed"].unique())
-    told, labels = [], line_labels(summary)
-    for line in _lines(summary):
-        part = rows_of(summary, _LINE, line)
-        counts = [part.loc[part["seed"] == seed, "exponent"].nunique() for seed in seeds]
-        if min(counts) < every:
-            told.append(f"{labels[line]}: {', '.join(map(str, counts))}")
+    seeds = sorted(int(seed) for seed in summary["seed"].unique())
+    counts = summary.groupby([*_LINE, "seed"])["exponent"].nunique()
+    labels, told = line_labels(summary), []
+    for line, label in labels.items():
+        found = [int(counts.get((*line, seed), 0)) for seed in seeds]
+        if min(found) < counts.max():
+            told.append(f"{label}: {', '.join(map(str, found))}")
     if not told:
         return ""
-    which = "seed" if len(seeds) == 1 else "seeds"
-    return (
-        f"Measured at fewer than {every} compressions ({which} {', '.join(map(str, seeds))}): "
-        f"{'; '.join(told)}."
-    )
+    which = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    most = counts.max()
+    return f"Measured at fewer than {most} compressions ({which}): {'; '.join(told)}."
 
 
 def _lines(table: pd.DataFrame) -> list[tuple]:
