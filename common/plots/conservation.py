@@ -164,8 +164,8 @@ def batchnorm_modes(pruned: pd.DataFrame) -> Figure:
             axes.plot(x, density["mean"].where(density["min"] > 0), ms=3.5, lw=1.3, **look)
             dead = x[density["min"] == 0]
             cross = style.COLLAPSED | {"color": look["color"]}
-            level = np.full(len(dead), height / 2)
-            axes.plot(dead, level, transform=axes.get_xaxis_transform(), **cross)
+            middle = np.full(len(dead), height / 2)
+            axes.plot(dead, middle, transform=axes.get_xaxis_transform(), **cross)
         axes.axhline(10.0**-level, **style.CHANCE)
         style.name_layers(axes, names)
         axes.set_title(f"Compression {compression(10.0**level)}", loc="left", weight="bold")
