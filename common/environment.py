@@ -64,9 +64,9 @@ def hardware(device: torch.device) -> str:
         return f"cuda: {torch.cuda.get_device_name(device)}"
     if device.type == "mps":
         return "mps: Apple GPU"
-    return (
-        f"cpu: {_cpu_info('model name') or platform.machine()}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    name = _cpu_info("model name") or platform.machine()
+    return f"cpu: {name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def versions() -> dict[str, str]:

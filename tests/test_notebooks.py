@@ -95,3 +95,16 @@ def test_runs_through_papermill(method, tmp_path, monkeypatch):
     streams = [o for c in executed.cells for o in c.get("outputs", []) if o.output_type == "stream"]
     assert not streams
     assert (tmp_path / "out.ipynb").stat().st_size < 500_000
+
+
+@pytest.mark.parametrize("source", [*TRIALS.values(), ROOT / "figures/figures.ipynb"])
+def test_the_rendered_copy_is_the_source_executed(source):
+    path = source.with_name("rendered.ipynb")
+    rendered = read(path)
+    assert [c.source for c in rendered.cells] == [c.source for c in read(source).cells]
+    code = [cell for cell in rendered.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+    assert "widgets" not in rendered.metadata
+    assert path.stat().st_size < 500_000
+    assert str(ROOT) not in path.read_text(encoding="utf-8")
