@@ -7,6 +7,7 @@ kills and restarts batches takes seconds. A run's behaviour is one of its parame
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -64,6 +65,9 @@ def make_jobs(root: Path, notebook: Path, behaviours: list[tuple[str, float]]) -
 
 def main() -> int:
     """Sweep as told on the command line: root, notebook, workers, [[behaviour, seconds], ...]."""
+    # The tests may have been started with these ignored (nohup, a shell's &), which is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     root, notebook = Path(sys.argv[1]), Path(sys.argv[2])
     workers, behaviours = int(sys.argv[3]), json.loads(sys.argv[4])
     console = Console(width=200)
