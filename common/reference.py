@@ -79,7 +79,7 @@ SOURCES = {
 
 @cache
 def _published() -> pd.DataFrame:
-    table = pd.read_csv(FOLDER / "published.csv")
+    table = pd.read_csv(FOLDER / "published.csv", float_precision="round_trip")
     return table.assign(variant=table["variant"].fillna(""))
 
 

@@ -187,7 +187,9 @@ def write_collected(collected: Collected, folder: Path) -> None:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values=[""])
+    table = pd.read_csv(
+        path, dtype=_TEXT, keep_default_na=False, na_values=[""], float_precision="round_trip"
+    )
     text = [name for name in table.columns if name in _TEXT]
     table[text] = table[text].fillna("")
     return table
