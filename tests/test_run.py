@@ -40,7 +40,10 @@ def carry_out(experiment) -> Run:
 
 
 def tables(folder):
-    return {name: pd.read_csv(folder / f"{name}.csv") for name in ("summary", "epochs", "layers")}
+    return {
+        name: pd.read_csv(folder / f"{name}.csv", float_precision="round_trip")
+        for name in ("summary", "epochs", "layers")
+    }
 
 
 def untimed(folder):
