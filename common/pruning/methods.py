@@ -6,7 +6,6 @@ Adding one: write its score (scores.py, or a file of its own), add a line here, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.pruning import ntk_sap, prospr, scores
@@ -25,7 +24,7 @@ class Method:
     needs_shape: whether it needs the shape of an input to make its own.
     """
 
-    score: Callable
+    score: scores.ScoreFunction
     iterations: int = 1
     schedule: str = "exponential"
     scope: str = "global"

@@ -87,7 +87,8 @@ def force(model: nn.Module, context: Context) -> Scores:
 def grasp(model: nn.Module, context: Context) -> Scores:
     """w (Hg), signed; the loss on logits / 200 (Wang et al. 2020, eq. 8).
 
-    Removing w changes the gradient's norm by -w (Hg) to first order; what reduces it least goes.
+    Removing w changes the squared norm of g by -2 w (Hg) to first order: the weights with the
+    lowest scores go, which raises it most.
     """
     products = _hessian_gradient_product(model, context.batches, GRASP_TEMPERATURE)
     return {name: products[name].mul_(w.detach()) for name, w in prunable(model).items()}
