@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -14,17 +16,22 @@ import torch
 
 from common.errors import ConfigurationError
 
+ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PACKAGES = ("torch", "torchvision", "torchbearer", "numpy", "pandas", "papermill")
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` -> the first GPU, or the CPU. Raises ConfigurationError if the device is not there."""
+    """`auto` -> the first GPU, or the CPU.
+
+    Raises ConfigurationError if the device is not there, or is a GPU that this torch build has no
+    code for.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", 0)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = torch.device("cuda:0" if torch.cuda.is_available() else mps)
+    else:
+        device = torch.device(name)
     there = {
         "cpu": 1,
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
@@ -36,7 +43,43 @@ def resolve_device(name: str) -> torch.device:
             f"{torch.cuda.device_count() if torch.cuda.is_available() else 'no'} CUDA device(s); "
             "device='auto' takes what there is"
         )
+    problem = without_code(device.index or 0) if device.type == "cuda" else None
+    if problem:
+        raise ConfigurationError(f"device={name!r}: {problem}")
     return device
+
+
+def without_code(gpu: int) -> str | None:
+    """Why this torch build cannot compute on a CUDA device, and what to choose instead; None if it
+    can. Recent builds have no code for older GPUs, such as Kaggle's P100."""
+    architectures, capability = torch.cuda.get_arch_list(), torch.cuda.get_device_capability(gpu)
+    if torch.version.hip or has_code_for(capability, architectures):
+        return None
+    version = ".".join(map(str, capability))
+    return (
+        f"torch {torch.__version__} has no code for {torch.cuda.get_device_name(gpu)} (compute "
+        f"capability {version}), only for {', '.join(architectures)}. Choose another accelerator "
+        "(on Kaggle: T4 x2 in place of P100), or a torch build that has code for it (builds for "
+        "CUDA 12.8 and later have none for the P100), or compute on the processor: device=cpu"
+    )
+
+
+def has_code_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Whether a torch build for `architectures` (sm_75, compute_90 ...) runs on a GPU.
+
+    Machine code runs on later minor versions of its major one; PTX (compute_) on everything later;
+    what is specific to an architecture (sm_90a) on that alone.
+    """
+    for architecture in architectures:
+        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", architecture)
+        if match is None:
+            continue
+        kind, version, own = match[1], (int(match[2]), int(match[3])), match[4] == "a"
+        if own and version == capability:
+            return True
+        if not own and version <= capability and (kind == "compute" or version[0] == capability[0]):
+            return True
+    return False
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -84,11 +127,10 @@ def versions() -> dict[str, str]:
 def code_version() -> str:
     """The commit of this code, with `+` if the code has uncommitted changes; `unknown` without
     git."""
-    root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(root), *arguments],
+            ["git", "-C", str(ROOT), *arguments],
             check=True,
             capture_output=True,
             text=True,
@@ -100,6 +142,12 @@ def code_version() -> str:
         return commit + ("+" if git("status", "--porcelain", "--", "common", "trials") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def workplace() -> Path:
+    """Where results and downloads go unless told otherwise: the repository, or the working folder
+    where the repository cannot be written (attached to Kaggle as a data set, shared by others)."""
+    return ROOT if os.access(ROOT, os.W_OK) else Path.cwd()
 
 
 def person_watches() -> bool:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from common import models, protocols
 from common.datasets import DATASETS
+from common.environment import ROOT as ROOT
+from common.environment import workplace
 from common.errors import ConfigurationError, unknown
 from common.protocols import Protocol
 from common.pruning import ablations, check_sparsity, find
 
-ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_PROTOCOL = "quick"
 
@@ -151,9 +152,15 @@ def configure(
         precision=precision,
         device=_device(_text(device, "auto")),
         data_dir=str(data_dir) if data_dir else None,
-        results_dir=Path(_text(results_dir, str(ROOT / "results" / "notebooks"))),
+        results_dir=Path(_text(results_dir, str(default_results() / "notebooks"))),
         hyper=hyper,
     )
+
+
+def default_results() -> Path:
+    """Where results lie unless told otherwise: results/ in the repository, or in the working folder
+    where the repository cannot be written."""
+    return workplace() / "results"
 
 
 def from_notebook(method: str, variables: dict[str, object]) -> Experiment:

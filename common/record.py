@@ -12,7 +12,8 @@ from torch import nn
 from common import environment, results
 from common.callbacks import History
 from common.datasets import Dataset
-from common.experiment import ROOT, Experiment
+from common.environment import ROOT
+from common.experiment import Experiment
 from common.pruning import Masks, diagnostics, keep_count, kept, prunable
 from common.pruning.parameters import prunable_modules
 from common.pruning.scores import Scores

@@ -14,7 +14,7 @@ import pytest
 
 import trials.__main__ as cli
 from common.pruning import METHODS
-from common.sweep import claims, doctor, slots
+from common.sweep import claims, slots
 
 GRID = (
     "title: t\ndescription: d\nruns:\n- {method: [magnitude, random], sparsity: 0.9, epochs: 0}\n"
@@ -160,25 +160,6 @@ def test_doctor_finds_a_folder_of_broken_data(
     (tmp_path / "cifar-10-batches-py").mkdir()
     assert call("doctor", "--results", tmp_path, "--data-dir", tmp_path) == 0
     assert "cifar-10-batches-py cannot be used" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("capability", "architectures", "fits"),
-    [
-        ((6, 0), ["sm_75", "sm_80", "sm_86", "sm_90", "compute_90"], False),  # P100, recent build
-        ((6, 0), ["sm_50", "sm_60", "sm_70"], True),  # P100, a build for CUDA 12.6
-        ((7, 5), ["sm_75", "sm_80"], True),
-        ((8, 9), ["sm_75", "sm_80", "sm_90"], True),  # L4 runs its major version's code
-        ((12, 0), ["sm_80", "sm_90"], False),
-        ((12, 0), ["sm_80", "compute_90"], True),  # PTX is compiled for what comes later
-        ((9, 0), ["sm_90a"], True),
-        ((10, 0), ["sm_90a", "compute_90a"], False),
-    ],
-)
-def test_which_gpus_a_build_has_code_for(
-    capability: tuple[int, int], architectures: list[str], fits: bool
-) -> None:
-    assert doctor.has_code_for(capability, architectures) is fits
 
 
 def test_a_place_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The source notebooks: their common form, and that they run through papermill."""
 
+import ast
+import json
 import re
 import sys
 from pathlib import Path
@@ -8,16 +10,36 @@ import nbformat
 import papermill
 import pytest
 
-from common.experiment import PARAMETERS, configure
+from common.datasets import DATASETS
+from common.experiment import PARAMETERS, PRECISIONS, configure
+from common.models import MODELS
+from common.protocols import PROTOCOLS
 from common.pruning import METHODS
+from common.pruning.ablations import ABLATIONS
+from common.reference import SOURCES as PUBLISHED
 from common.results import EPOCHS, LAYERS, SUMMARY, collect
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
     path
-    for path in [*ROOT.glob("trials/*/*.ipynb"), *ROOT.glob("figures/*.ipynb")]
-    if path.name != "rendered.ipynb"
+    for path in [*ROOT.glob("trials/**/*.ipynb"), *ROOT.glob("figures/*.ipynb")]
+    if path.name != "rendered.ipynb" and path.parent.name != ".ipynb_checkpoints"
 )
+# What a parameter may be, by its name, wherever it is chosen from a list.
+CHOICES = {
+    "protocol": PROTOCOLS,
+    "rounds_protocol": PROTOCOLS,
+    "dataset": DATASETS,
+    "rounds_dataset": DATASETS,
+    "model": MODELS,
+    "training_model": MODELS,
+    "ablation": ABLATIONS,
+    "precision": PRECISIONS,
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "grid": [path.stem for path in ROOT.glob("trials/grids/*.yaml")],
+    "reference": PUBLISHED,
+}
+TYPES = {"boolean": bool, "integer": int, "number": float, "slider": float, "string": str}
 TRIALS = {method: ROOT / "trials" / method / f"{method}.ipynb" for method in METHODS}
 
 
@@ -45,6 +67,54 @@ def test_form(path):
     reference = [c for c in read(TRIALS["synflow"]).cells if c.cell_type == "code"]
     assert code[0].source == reference[0].source, "the set-up cell is the same everywhere"
     assert [code[1]] == tagged(notebook), "the second code cell, and only it, holds the parameters"
+    lines = [line for cell in code for line in cell.source.splitlines()]
+    assert all(len(line) <= 100 for line in lines if "# @param" not in line)
+
+
+def field(line):
+    """`name = literal  # @param [choices] {options}` -> name, value, choices or None, options.
+
+    As Colab reads it: the choices are a JSON list; those of the type raw are Python expressions.
+    """
+    name, value, choices, options = re.fullmatch(
+        r"(\w+) = (.*?)  # @param(?: (\[.*\]))?(?: (\{.*\}))?", line
+    ).groups()
+    quoted = re.sub(r"([\w-]+):", r'"\1":', options or "{}")
+    return name, ast.literal_eval(value), choices and json.loads(choices), json.loads(quoted)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_form_fields_offer_what_there_is(path):
+    for line in tagged(read(path))[0].source.splitlines():
+        if line.startswith("# "):
+            assert len(line) <= 100
+            continue
+        name, value, choices, options = field(line)
+        kind = options.get("type", "string")
+        assert set(options) <= {"type", "allow-input", "min", "max", "step"}, line
+        if choices is None:
+            assert kind == "raw" or type(value) is TYPES[kind], line
+            assert name not in CHOICES, line
+        else:
+            assert kind in ("string", "raw"), "Colab knows no other lists"
+            offered = [ast.literal_eval(choice) for choice in choices] if kind == "raw" else choices
+            expected = list(
+                CHOICES[name] if name != "variant" else filter(None, METHODS[path.stem])
+            )
+            if path.stem == "conservation" and name == "model":
+                expected = [model for model in expected if "resnet" not in model]
+            assert sorted(filter(None, offered)) == sorted(expected)
+            assert (None in offered) == (kind == "raw")
+            assert value in offered, line
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_papermill_reads_the_parameters_as_they_stand(path):
+    written = {}
+    exec(tagged(read(path))[0].source, {"__builtins__": {}}, written)
+    inferred = papermill.inspect_notebook(str(path))
+    assert list(inferred) == list(written)
+    assert {name: ast.literal_eval(one["default"]) for name, one in inferred.items()} == written
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -55,8 +125,6 @@ def test_parameters_are_the_contract_in_plain_literals(method):
     assert tuple(values) == PARAMETERS
     assert configure(method, **values).method == method
     assert f"trials/{method}/{method}.ipynb" in notebook.cells[0].source
-    variants = re.search(r"^variant = None  # (.*)$", tagged(notebook)[0].source, re.MULTILINE)[1]
-    assert all(variant in variants for variant in METHODS[method])
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from common import plots, reference, results
+from common.environment import ROOT
 from common.errors import ConfigurationError
-from common.experiment import ROOT
 from common.plots import style
 
 METHODS = ["random", "magnitude", "SNIP", "grasp", "synflow"]

@@ -13,13 +13,14 @@ from pathlib import Path
 from tarfile import TarError
 from zipfile import BadZipFile
 
+from common.bootstrap import KAGGLE
 from common.datasets.sources import Cifar, Mnist, TinyImageNet
+from common.environment import ROOT, workplace
 from common.errors import ConfigurationError
 
 Source = Cifar | Mnist | TinyImageNet
 
-KAGGLE = Path("/kaggle/input")  # where Kaggle attaches data sets
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = (ROOT if (ROOT / "data").is_dir() else workplace()) / "data"
 TIMEOUT = 30  # seconds; a cluster's node may swallow packets instead of refusing them
 
 # What urllib, torchvision and the unpackers raise when they cannot.

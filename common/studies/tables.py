@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 
 from common import environment
+from common.environment import ROOT
 from common.errors import ConfigurationError
-from common.experiment import ROOT
+from common.experiment import default_results
 from common.results import write_atomically
 
 COMMITTED = ROOT / "figures" / "results"
@@ -31,7 +32,7 @@ def folder(study: str, recompute: bool, results_dir: str | Path | None = None) -
                 f"results_dir: {chosen} holds no tables; recompute=True measures them"
             )
         return chosen
-    chosen = Path(results_dir) if results_dir else ROOT / "results" / study
+    chosen = Path(results_dir) if results_dir else default_results() / study
     if chosen.resolve().is_relative_to(COMMITTED.resolve()):
         raise ConfigurationError(
             f"results_dir: {chosen} holds committed tables; a measurement needs a folder of its own"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -58,24 +57,6 @@ def show(findings: Sequence[Finding], console: Console) -> bool:
     return ready
 
 
-def has_code_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
-    """Whether a torch build for `architectures` (sm_75, compute_90 ...) runs on a GPU.
-
-    Machine code runs on later minor versions of its major one; PTX (compute_) on everything later;
-    what is specific to an architecture (sm_90a) on that alone.
-    """
-    for architecture in architectures:
-        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", architecture)
-        if match is None:
-            continue
-        kind, version, own = match[1], (int(match[2]), int(match[3])), match[4] == "a"
-        if own and version == capability:
-            return True
-        if not own and version <= capability and (kind == "compute" or version[0] == capability[0]):
-            return True
-    return False
-
-
 def _gpus() -> Iterator[Finding]:
     build = f"torch {torch.__version__}"
     if not torch.cuda.is_available():
@@ -84,23 +65,11 @@ def _gpus() -> Iterator[Finding]:
         else:
             yield Finding("GPU", f"none ({build}); the CPU is enough for the quick grid")
         return
-    architectures = torch.cuda.get_arch_list()
     for number in range(torch.cuda.device_count()):
-        capability = torch.cuda.get_device_capability(number)
-        version = ".".join(map(str, capability))
-        name = f"{torch.cuda.get_device_name(number)}, compute capability {version}"
-        if torch.version.hip or has_code_for(capability, architectures):
-            yield Finding("GPU", f"{name}; {build}")
-        else:
-            yield Finding("GPU", _without_code(name, build, architectures), fatal=True)
-
-
-def _without_code(name: str, build: str, architectures: Sequence[str]) -> str:
-    return (
-        f"{name}: {build} has no code for it (only for {', '.join(architectures)}). Choose another "
-        "accelerator (on Kaggle: T4 x2 in place of P100), or a torch build that has code for it "
-        "(builds for CUDA 12.8 and later have none for the P100), or run with -p device=cpu"
-    )
+        version = ".".join(map(str, torch.cuda.get_device_capability(number)))
+        name = f"{torch.cuda.get_device_name(number)}, compute capability {version}; {build}"
+        problem = environment.without_code(number)
+        yield Finding("GPU", problem or name, fatal=problem is not None)
 
 
 def _precision() -> Iterator[Finding]:
@@ -109,7 +78,9 @@ def _precision() -> Iterator[Finding]:
         yield Finding(
             "precision", f"auto is {environment.resolve_precision('auto', device)} on {device}"
         )
-    except (ConfigurationError, RuntimeError) as error:
+    except ConfigurationError:
+        return  # the line about the GPU says why
+    except RuntimeError as error:
         yield Finding("precision", str(error), fatal=True)
 
 
