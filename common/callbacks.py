@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torchbearer
@@ -32,11 +31,6 @@ class History:
     seconds: float = 0.0
     step_seconds: float = 0.0
     images: int = 0
-
-
-def checkpoint(folder: Path) -> Path:
-    """Where the run in `folder` keeps its checkpoint while it trains."""
-    return folder / "checkpoint.pt"
 
 
 class Schedule(Callback):
@@ -132,14 +126,15 @@ class Recorder(Callback):
             "step_seconds": self.history.step_seconds,
             "images": self.history.images,
         }
-        results.write_atomically(checkpoint(self.folder), lambda path: torch.save(content, path))
+        path = results.checkpoint(self.folder)
+        results.write_atomically(path, lambda path: torch.save(content, path))
         self.saved = time.monotonic()
 
     def resume(self, model: nn.Module, masks: Masks) -> int:
         """Load the checkpoint, if there is one of these masks; returns the epochs already done."""
-        if not self.folder or not checkpoint(self.folder).is_file():
+        if not self.folder or not results.checkpoint(self.folder).is_file():
             return 0
-        content = torch.load(checkpoint(self.folder), map_location="cpu", weights_only=True)
+        content = torch.load(results.checkpoint(self.folder), map_location="cpu", weights_only=True)
         weights = content["model"]
         if any(weights[name][~mask.cpu()].any() for name, mask in masks.items()):
             return 0

@@ -133,6 +133,20 @@ def report(folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | 
     write_json(folder / "progress.json", state)
 
 
+def reported(folder: Path) -> dict | None:
+    """What `report` last told of the run in `folder`; None if there is nothing to be read."""
+    try:
+        told = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        return told if {"stage", "epoch", "epochs", "test_accuracy"} <= set(told) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def checkpoint(folder: Path) -> Path:
+    """Where the run in `folder` keeps its checkpoint while it trains."""
+    return folder / "checkpoint.pt"
+
+
 @dataclass(frozen=True)
 class Collected:
     """One table each from all finished runs, and what was left out: (folder, why).

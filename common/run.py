@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from common import datasets, environment, models, protocols, results, training
-from common.callbacks import History, checkpoint
+from common.callbacks import History
 from common.experiment import Experiment
 from common.models.initialise import initialise
 from common.protocols import Protocol
@@ -105,7 +105,7 @@ class Run(Record):
         results.write_csv(folder / "layers.csv", self.layers().to_dict("records"), results.LAYERS)
         results.write_csv(folder / "epochs.csv", self.history.rows, results.EPOCHS)
         results.write_csv(folder / "summary.csv", [summary], results.SUMMARY)
-        for leftover in (checkpoint(folder), folder / "progress.json"):
+        for leftover in (results.checkpoint(folder), folder / "progress.json"):
             leftover.unlink(missing_ok=True)
         return pd.DataFrame([summary], columns=results.SUMMARY)
 

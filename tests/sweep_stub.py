@@ -7,16 +7,20 @@ kills and restarts batches takes seconds. A run's behaviour is one of its parame
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 from rich.console import Console
 
-from common.sweep import claims, report, slots
+from common.sweep import claims, report
 from common.sweep.job import Job
-from common.sweep.run import sweep
+from common.sweep.pool import Local
+from common.sweep.run import Sweep
+from common.sweep.slots import slots
 
 PARAMETERS = 'folder = ""\nbehaviour = "finish"\nseconds = 0.0'
 NOTEBOOK = """
@@ -35,6 +39,13 @@ if behaviour == "fail":
     raise ValueError("nothing is left\\nof this network")
 if behaviour == "die":
     os.kill(os.getpid(), 9)
+if behaviour == "crowded":  # short of memory, unless it is alone
+    if len(list(folder.parent.glob("*/busy"))) > 0:
+        raise MemoryError("not while others are here")
+if behaviour == "busy":
+    (folder / "busy").write_text("")
+    time.sleep(3)
+    (folder / "busy").unlink()
 if behaviour != "forget":
     (folder / "summary.csv").write_text("run_id\\n")
 """
@@ -64,7 +75,8 @@ def make_jobs(root: Path, notebook: Path, behaviours: list[tuple[str, float]]) -
 
 
 def main() -> int:
-    """Sweep as told on the command line: root, notebook, workers, [[behaviour, seconds], ...]."""
+    """Sweep as told on the command line: root, notebook, workers, [[behaviour, seconds], ...], and
+    the seconds of a time budget if there is one."""
     # The tests may have been started with these ignored (nohup, a shell's &), which is inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -72,12 +84,13 @@ def main() -> int:
     workers, behaviours = int(sys.argv[3]), json.loads(sys.argv[4])
     console = Console(width=200)
     jobs = make_jobs(root, notebook, behaviours)
-    places = slots.slots(["cpu"], workers)
+    deadline = time.monotonic() + float(sys.argv[5]) if len(sys.argv) > 5 else math.inf
     root.mkdir(exist_ok=True)
     since = claims.file_time(root)
-    ended = sweep(jobs, slots.local_executor(places), len(places), since, console)
+    ended = Sweep(jobs, since, console, deadline).run(Local(slots(["cpu"], workers)))
     report.show_failures(ended.failed, console)
-    print(f"done {ended.done}, failed {len(ended.failed)}, left {ended.left}")
+    print(f"done {ended.done}, failed {len(ended.failed)}, left {len(ended.left)}")
+    print(f"out of time: {ended.out_of_time}, trouble: {ended.trouble}")
     return ended.status
 
 

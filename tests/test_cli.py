@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,8 +12,9 @@ import pandas as pd
 import pytest
 
 import trials.__main__ as cli
+from common.errors import ConfigurationError
 from common.pruning import METHODS
-from common.sweep import claims, slots
+from common.sweep import batch, budget, claims, memory, pool, slots
 
 GRID = (
     "title: t\ndescription: d\nruns:\n- {method: [magnitude, random], sparsity: 0.9, epochs: 0}\n"
@@ -49,6 +49,7 @@ def test_a_dry_run_starts_nothing(grid: str, tmp_path: Path, capsys: pytest.Capt
         (["run", "quick", "-p", "colour=red"], ["'colour'", "sparsity"]),
         (["run", "quick", "-p", "data_dir=/nowhere"], ["data_dir='/nowhere'", "no such folder"]),
         (["run", "quick", "--results", "FILE"], ["cannot be written", "--results"]),
+        (["run", "quick", "--time-budget", "soon"], ["'soon'", "11h30m"]),
         (["status", "quik"], ["did you mean 'quick'"]),
         (["collect", "quick", "--results", "EMPTY"], ["no finished run"]),
         (["figures", "quick", "--results", "EMPTY"], ["no finished run"]),
@@ -97,7 +98,7 @@ def test_status_tells_done_running_failed_and_left(
     grid: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = (grid, "--results", tmp_path / "out", "-p", "seed=1,2")
-    _, jobs = cli._plan(cli._parser().parse_args(["status", *map(str, arguments)]))
+    _, jobs = batch.jobs_of(grid, ["seed=1,2"], tmp_path / "out")
     for job in jobs[:3]:
         job.folder.mkdir(parents=True)
     claims.take(jobs[0].folder).end("done")
@@ -163,24 +164,58 @@ def test_doctor_finds_a_folder_of_broken_data(
 
 
 def test_a_place_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "find_gpus", lambda: ["3", "GPU-5f"])
+    gpus = [slots.Gpu("3", 16e9), slots.Gpu("GPU-5f", 16e9)]
+    monkeypatch.setattr(slots, "find_gpus", lambda: gpus)
     monkeypatch.setattr(slots, "cores", lambda: 8)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
 
-    def devices(places: list[slots.Slot]) -> list[str | None]:
-        return [place.environment.get("CUDA_VISIBLE_DEVICES") for place in places]
+    def devices(*arguments: object, **options: object) -> list[str | None]:
+        return [place.gpu for place in slots.slots(*arguments, **options)]
 
-    assert devices(slots.slots(["auto"])) == ["3", "GPU-5f"]
-    assert devices(slots.slots(["auto"], per_gpu=2)) == ["3", "GPU-5f"] * 2
-    assert devices(slots.slots(["cuda", "auto"], jobs=3)) == ["3", "GPU-5f", "3"]
-    assert devices(slots.slots(["cpu"])) == [None]
-    assert devices(slots.slots(["cuda:1"])) == [None], "it says itself where it runs"
+    assert devices(["auto"]) == ["3", "GPU-5f"]
+    assert devices(["auto"], per_gpu=2) == ["3", "GPU-5f"] * 2
+    assert devices(["auto"], per_gpu=2, jobs=3) == ["3", "GPU-5f", "3"]
+    assert devices(["cuda", "auto"], jobs=3) == ["3", "GPU-5f", "3"]
+    assert devices(["auto"], jobs=1, per_gpu=2) == ["3"]
+    assert devices(["cpu"]) == [None]
+    assert devices(["cuda:1"]) == [None], "it says itself where it runs"
     assert slots.slots(["cpu"], jobs=3)[0].environment["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     environment = slots.slots(["cpu"])[0].environment
     assert "OMP_NUM_THREADS" not in environment
     assert environment["MKL_NUM_THREADS"] == "8"
+
+
+@pytest.mark.parametrize(
+    ("free", "cores", "shares"),
+    [
+        ([16e9, 16e9], 16, [3, 3]),  # 0.9 x 16 / 4
+        ([16e9, 7e9], 16, [3, 1]),
+        ([16e9, 16e9], 4, [2, 2]),  # two cores each
+        ([1e9], 8, [1]),  # it may be too small; the run itself will tell
+        ([80e9], 64, [slots.MOST]),
+    ],
+)
+def test_runs_on_a_gpu_by_its_memory(
+    free: list[float], cores: int, shares: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = [slots.Gpu(str(n), memory) for n, memory in enumerate(free)]
+    monkeypatch.setattr(slots, "find_gpus", lambda: gpus)
+    monkeypatch.setattr(slots, "cores", lambda: cores)
+    taken = [place.gpu for place in slots.slots(["auto"], memory=4e9)]
+    assert [taken.count(gpu.name) for gpu in gpus] == shares
+
+
+def test_a_runs_memory_is_what_autograd_keeps() -> None:
+    found = memory.footprint("lenet_300_100", "mnist")
+    # Per image: the inputs of the three layers, each hidden one kept by its ReLU too, the log
+    # probabilities by softmax and by the loss, and the label, an int64.
+    inputs, hidden, classes = 784, 300 + 100, 10
+    assert found.graph == 4 * (inputs + 2 * hidden + 2 * classes) + 8
+    assert found.weights == 4 * (784 * 300 + 300 * 100 + 100 * 10)
+    deeper = [memory.footprint(name, "cifar10").graph for name in ("vgg11", "vgg16", "vgg19")]
+    assert deeper == sorted(deeper)
 
 
 def test_per_gpu_without_a_gpu(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -189,10 +224,25 @@ def test_per_gpu_without_a_gpu(capsys: pytest.CaptureFixture, tmp_path: Path) ->
     assert "--jobs" in capsys.readouterr().err
 
 
-def test_each_thread_of_the_local_executor_has_a_slot() -> None:
-    places = [slots.Slot({"PLACE": str(n)}) for n in range(2)]
-    with slots.local_executor(places) as executor:
-        seen = [executor.submit(slots.environment).result()["PLACE"] for _ in range(8)]
-    assert set(seen) <= {"0", "1"}
-    assert slots.environment() == {}
-    assert os.environ.get("PLACE") is None
+def test_runs_short_of_memory_share_less() -> None:
+    places = [slots.Slot({"CUDA_VISIBLE_DEVICES": gpu}) for gpu in ("0", "1", "0", "1")]
+    fewer = pool.Local(places).alone()
+    assert fewer.capacity() == 2
+    assert fewer.alone().capacity() == 1
+    assert fewer.alone().alone() is None
+    assert pool.Local([slots.Slot({})] * 3).alone().capacity() == 1
+    assert pool.Local([slots.Slot({})]).alone() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("11h30m", 41400), ("1d", 86400), ("90m", 5400), ("1.5h", 5400), ("45s", 45), ("2H 5m", 7500)],
+)
+def test_a_time_budget(text: str, seconds: float) -> None:
+    assert budget.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "12", "h", "1h30", "-1h", "0m", "1h nonsense", "m1"])
+def test_what_is_no_time_budget(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="11h30m"):
+        budget.seconds(text)

@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from common import callbacks, datasets, environment, training
-from common.callbacks import checkpoint
 from common.protocols import PROTOCOLS
 from common.pruning import apply, prune
-from common.results import EPOCHS
+from common.results import EPOCHS, checkpoint
 from common.training import evaluate, train
 
 EPOCH_COUNT = 4

@@ -7,19 +7,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
 from common.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from common.sweep.job import Job
-
-TRIALS = Path(__file__).resolve().parent
-ROOT = TRIALS.parent
-GRIDS = TRIALS / "grids"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,56 +32,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Carry out the runs of a grid that are not done."""
-    from common.results import is_done
-    from common.sweep import plan as plans
-    from common.sweep import report, slots
-    from common.sweep.run import sweep
+    from common.sweep import batch
 
-    root, jobs = _plan(options)
-    left = [job for job in jobs if not is_done(job.folder)]
-    if options.dry_run:
-        for job in left:
-            console.print(escape(job.name), soft_wrap=True)
-        console.print(
-            f"{len(jobs)} runs, {len(jobs) - len(left)} done, {len(left)} left; none started"
-        )
-        return 0
-    if not left:
-        console.print(f"All {len(jobs)} runs are done.")
-        return 0
-    since = plans.check_writable(root)
-    plans.check_data(left)
-    places = slots.slots((job.parameters["device"] for job in left), options.jobs, options.per_gpu)
-    console.print(
-        f"{options.grid}: {len(jobs)} runs, {len(jobs) - len(left)} done before; "
-        f"{len(places)} at a time; results in {escape(str(root))}",
-        soft_wrap=True,
+    return batch.run(
+        options.grid,
+        options.parameters,
+        results=options.results,
+        jobs=options.jobs,
+        per_gpu=options.per_gpu,
+        time_budget=options.time_budget,
+        scheduler=options.scheduler,
+        dry_run=options.dry_run,
+        console=console,
+        again=f"python -m trials {shlex.join(sys.argv[1:])}",
     )
-    ended = sweep(jobs, slots.local_executor(places), len(places), since, console)
-    report.show_failures(ended.failed, console)
-    again = f"python -m trials {shlex.join(sys.argv[1:])}"
-    if ended.signal:
-        console.print(
-            f"Stopped by {ended.signal.name}: {ended.done} of {len(jobs)} runs are done, nothing "
-            f"of them is lost. To continue: {escape(again)}",
-            soft_wrap=True,
-        )
-    elif ended.failed:
-        console.print(
-            f"{ended.done} of {len(jobs)} runs are done, {len(ended.failed)} failed. "
-            f"To try these again: {escape(again)}",
-            soft_wrap=True,
-        )
-    else:
-        console.print(f"All {len(jobs)} runs are done.")
-    return ended.status
 
 
 def status(options: argparse.Namespace, console: Console) -> int:
     """Say where the runs of a grid stand."""
-    from common.sweep import report
+    from common.sweep import batch, report
 
-    report.show_status(_plan(options)[1], console)
+    _, jobs = batch.jobs_of(options.grid, options.parameters, options.results)
+    report.show_status(jobs, console)
     return 0
 
 
@@ -111,10 +77,10 @@ def listing(options: argparse.Namespace, console: Console) -> int:
     """Say what there is to run."""
     from common.protocols import PROTOCOLS
     from common.pruning import METHODS
-    from common.sweep import grid
+    from common.sweep import batch, grid
     from common.sweep import plan as plans
 
-    notebooks = plans.notebooks(TRIALS)
+    notebooks = plans.notebooks(batch.TRIALS)
     console.print("[bold]methods[/bold] (variants)")
     for method in notebooks:
         variants = ", ".join(name for name in METHODS.get(method, {}) if name)
@@ -123,8 +89,8 @@ def listing(options: argparse.Namespace, console: Console) -> int:
     for protocol in PROTOCOLS.values():
         console.print(f"  {protocol.name}: {escape(protocol.source)}", soft_wrap=True)
     console.print("[bold]grids[/bold]")
-    for name in grid.names(GRIDS):
-        found = grid.find(name, GRIDS, notebooks)
+    for name in grid.names(batch.GRIDS):
+        found = grid.find(name, batch.GRIDS, notebooks)
         number = len(plans.plan(found, ROOT / "results" / name, notebooks))
         console.print(f"  {name}: {escape(found.title)}, {number} runs", soft_wrap=True)
     return 0
@@ -140,16 +106,6 @@ def doctor(options: argparse.Namespace, console: Console) -> int:
 def _root(options: argparse.Namespace) -> Path:
     """Where the grid's results lie; the grid is a name or the path of its file."""
     return options.results.resolve() / Path(options.grid).stem
-
-
-def _plan(options: argparse.Namespace) -> tuple[Path, list[Job]]:
-    from common.sweep import grid
-    from common.sweep import plan as plans
-
-    notebooks = plans.notebooks(TRIALS)
-    found = grid.find(options.grid, GRIDS, notebooks)
-    root = _root(options)
-    return root, plans.plan(found, root, notebooks, grid.overrides(options.parameters))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,15 +139,25 @@ def _parser() -> argparse.ArgumentParser:
 
     batch = add("run", run, "do the runs of a grid that are not done")
     add_parameters(batch)
-    workers = batch.add_mutually_exclusive_group()
-    workers.add_argument(
+    batch.add_argument(
         "--jobs",
         type=_positive,
         metavar="N",
-        help="runs at a time, sharing the cores and GPUs (default: one on each GPU, one on a CPU)",
+        help="runs at a time (default: what fits on the GPUs; one on a CPU, with all its threads)",
     )
-    workers.add_argument(
-        "--per-gpu", type=_positive, metavar="K", help="runs at a time on each GPU"
+    batch.add_argument(
+        "--per-gpu",
+        type=_positive,
+        metavar="K",
+        help="runs at a time on each GPU (default: as its memory allows)",
+    )
+    batch.add_argument(
+        "--time-budget",
+        metavar="TIME",
+        help="11h30m: start no run that is not expected to end in time, and stop then",
+    )
+    batch.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a Dask cluster that does the runs"
     )
     batch.add_argument("--dry-run", action="store_true", help="list what would be done")
     add_parameters(add("status", status, "done, running, failed, left, expected time"))

@@ -93,10 +93,17 @@ class Claim:
         return not self._next.exists()
 
     def end(self, state: str, error: str | None = None) -> float:
-        """Write what came of the run; returns the seconds that it took."""
+        """Write what came of the run; returns the seconds that it took.
+
+        Where nothing can be written (a full disk) the claim is withdrawn, so that it holds nobody
+        up.
+        """
         seconds = time.time() - self._content["started"]
         ended = {"state": state, "error": error, "seconds": round(seconds, 2)}
-        results.write_json(self.path, {**self._content, **ended})
+        try:
+            results.write_json(self.path, {**self._content, **ended})
+        except OSError:
+            self.withdraw()
         return seconds
 
     def withdraw(self) -> None:

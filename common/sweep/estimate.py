@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import fmean, median
 
-from common.results import is_done
+from common.results import checkpoint, is_done, reported
 from common.sweep import claims
 from common.sweep.job import Job
 
@@ -32,14 +33,21 @@ class Estimate:
         """What the finished ones among `jobs` took."""
         for job in jobs:
             attempt = claims.last(job.folder) if is_done(job.folder) else None
-            if attempt and attempt.state == "done" and attempt.seconds:
+            # A later attempt may have continued from a checkpoint.
+            if attempt and attempt.state == "done" and attempt.seconds and attempt.number == 1:
                 self.learn(job, attempt.seconds)
 
     def expect(self, job: Job) -> float | None:
-        """Seconds that the job will take; None before anything is known."""
+        """Seconds that the job will take from its start; None before anything is known."""
         if job.kind in self._medians:
             return self._medians[job.kind]
         return None if self._per_cost is None else self._per_cost * job.cost
+
+    def rest(self, job: Job) -> float | None:
+        """Seconds that the job will still take if it starts now, from its checkpoint if it has
+        one; None before anything is known."""
+        whole = self.expect(job)
+        return None if whole is None else whole * (1 - trained(job.folder))
 
     def longest_first(self, jobs: Iterable[Job]) -> list[Job]:
         """Sorted so that no long run is left for the end; as given where about equally long."""
@@ -48,6 +56,14 @@ class Estimate:
     def total(self, jobs: Iterable[Job]) -> float | None:
         """Seconds that all jobs will take one after the other; None before anything is known."""
         return None if self._per_cost is None else sum(self.expect(job) for job in jobs)
+
+
+def trained(folder: Path) -> float:
+    """The share of its epochs that the run in `folder` need not do again."""
+    told = reported(folder)
+    if told is None or not checkpoint(folder).is_file():
+        return 0.0
+    return min(max(told["epoch"] / max(told["epochs"], 1), 0.0), 1.0)
 
 
 def in_words(seconds: float | None) -> str:

@@ -4,42 +4,66 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from common.results import is_done
-from common.sweep import claims, slots
+from common.sweep import claims
 from common.sweep.job import Job
 from common.sweep.processes import MARK, kill_marked
 
 ROOT = Path(__file__).resolve().parents[2]  # what runs import is there
 POLL = 0.1  # seconds
 GRACE = 3.0  # seconds that a worker has to end by itself
+# What torch, CUDA's libraries, Python and C++ say; and what is seen of a process that the
+# operating system killed to get its memory back.
+_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|MemoryError|can't allocate memory|Cannot allocate memory"
+    r"|ALLOC_FAILED|bad_alloc|Kernel died|ended by SIGKILL"
+)
+
+
+class Stop(Protocol):
+    """What tells a run to end: a threading.Event, or a look at a cluster's scheduler."""
+
+    def is_set(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a job: done, failed (with the error's last line), stopped, or `elsewhere`:
-    another sweep is at it. seconds: if we did it."""
+    another sweep is at it. seconds: if we did it from its start."""
 
     state: str
     error: str | None = None
     seconds: float | None = None
 
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether it failed, and for lack of memory as far as can be seen."""
+        return self.state == "failed" and bool(_MEMORY.search(self.error or ""))
 
-def execute(job: Job, since: float = 0.0, stop: threading.Event | None = None) -> Outcome:
+
+def execute(
+    job: Job,
+    since: float = 0.0,
+    stop: Stop | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Outcome:
     """Do the job, unless it is done or someone else is at it, and say what came of it.
 
     A failure recorded after the file time `since` counts; an earlier one is tried again. When
-    `stop` is set, the run and everything it started are ended.
+    `stop` is set, the run and everything it started are ended. environment: variables that give
+    the run its share of the machine.
     """
     if is_done(job.folder):
         return Outcome("done")
@@ -65,6 +89,7 @@ def execute(job: Job, since: float = 0.0, stop: threading.Event | None = None) -
             job.parameters,
             mark=str(claim.path),
             started=claim.shared_with,
+            environment=environment,
             carry_on=lambda: beat() and not (stop and stop.is_set()),
         )
     except OSError as error:  # no memory for a process, no space for its files ...
@@ -72,7 +97,8 @@ def execute(job: Job, since: float = 0.0, stop: threading.Event | None = None) -
     if ended is None and not is_done(job.folder):
         ended = Outcome("failed", "the notebook ended without writing summary.csv")
     if ended is None:
-        return Outcome("done", seconds=claim.end("done"))
+        seconds = claim.end("done")
+        return Outcome("done", seconds=None if earlier else seconds)
     claim.end(ended.state, ended.error)
     return ended
 
@@ -84,6 +110,7 @@ def run_notebook(
     mark: str,
     started: Callable[[int], None] = lambda pid: None,
     carry_on: Callable[[], bool] = lambda: True,
+    environment: Mapping[str, str] | None = None,
 ) -> Outcome | None:
     """Execute a notebook in a process of its own; None if it ran to its end, else what happened.
 
@@ -105,7 +132,7 @@ def run_notebook(
             "scratch": scratch,
             "parent": os.getpid(),
         }
-        process = _start(task, log, _environment(mark, scratch))
+        process = _start(task, log, _environment(environment or {}, mark, scratch))
         try:
             started(process.pid)
             while process.poll() is None and not stopped:
@@ -120,11 +147,11 @@ def run_notebook(
     return Outcome("failed", _reason(error, process.returncode))
 
 
-def _environment(mark: str, scratch: str) -> dict[str, str]:
-    """Of a run: the slot's share of the machine; nothing of this user's IPython."""
+def _environment(share: Mapping[str, str], mark: str, scratch: str) -> dict[str, str]:
+    """Of a run: its share of the machine; nothing of this user's IPython."""
     own = {MARK: mark, "IPYTHONDIR": scratch, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return {**kept, **slots.environment(), **own}
+    return {**kept, **share, **own}
 
 
 def _start(task: dict, log: object, environment: dict[str, str]) -> subprocess.Popen:

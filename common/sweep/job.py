@@ -12,6 +12,7 @@ class Job:
     """One run, ready to be carried out on any machine that sees the repository and the results.
 
     kind: runs of one kind take about the same time. cost: relative time, where nothing is known.
+    memory: bytes that it takes on a GPU at most, roughly.
     """
 
     method: str
@@ -21,6 +22,7 @@ class Job:
     parameters: Mapping[str, object] = field(compare=False)
     kind: tuple = ()
     cost: float = 1.0
+    memory: float = 0.0
 
     @property
     def name(self) -> str:

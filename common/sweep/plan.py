@@ -10,6 +10,7 @@ from common import datasets, experiment, models
 from common.errors import ConfigurationError
 from common.pruning import METHODS
 from common.pruning.diagnostics import multiply_adds
+from common.sweep import memory
 from common.sweep.claims import file_time
 from common.sweep.grid import Grid
 from common.sweep.job import Job
@@ -77,6 +78,7 @@ def _job(configured: experiment.Experiment, notebook: Path) -> Job:
         parameters=parameters,
         kind=(*method, configured.model, configured.dataset, epochs, configured.batch_size),
         cost=(epochs + 1) * _work(configured.model, configured.dataset),
+        memory=memory.need(configured),
     )
 
 

@@ -1,18 +1,18 @@
-"""The sweep's one progress display: live in a terminal, a plain line now and then elsewhere."""
+"""The sweep's one progress display: live in a terminal or notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from common import results
 from common.sweep.estimate import in_words
 from common.sweep.job import Job
 
@@ -22,23 +22,27 @@ PLAIN = 30.0  # seconds between plain lines
 
 @dataclass
 class State:
-    """Where a sweep stands. running: since when, by the monotonic clock; left: seconds expected."""
+    """Where a sweep stands. running: since when, by the monotonic clock; elsewhere: under way in
+    other sweeps; again: to be tried again alone; left: seconds expected."""
 
     total: int
     done: int = 0
     failed: dict[Job, str] = field(default_factory=dict)
     running: dict[Job, float] = field(default_factory=dict)
     elsewhere: int = 0
+    again: int = 0
     left: float | None = None
 
     def in_words(self) -> str:
-        """One line: 12/45 done, 1 failed, 2 running, about 3 min left."""
+        """One line: 12/45 done, 1 failed, 2 running, about 3 min left, until 14:05."""
         parts = [f"{self.done}/{self.total} done"]
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         parts += [f"{len(self.running)} running"] if self.running else []
         parts += [f"{self.elsewhere} under way elsewhere"] if self.elsewhere else []
+        parts += [f"{self.again} to be tried again alone"] if self.again else []
         if self.left is not None and self.done + len(self.failed) < self.total:
-            parts.append(f"about {in_words(self.left)} left")
+            end = time.strftime("%H:%M", time.localtime(time.time() + self.left))
+            parts.append(f"about {in_words(self.left)} left, until {end}")
         return ", ".join(parts)
 
 
@@ -47,7 +51,11 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live: _Notebook | Live | None = None
+        if console.is_jupyter:
+            self._live = _Notebook()
+        elif console.is_terminal:
+            self._live = Live(console=console, auto_refresh=False)
         self._next = 0.0
         self._said = ""
 
@@ -78,17 +86,51 @@ class Display:
             f"[red]failed[/red] {escape(job.name)}: {escape(error)}", soft_wrap=True
         )
 
+    def say(self, text: str) -> None:
+        """Say something at once."""
+        self._console.print(escape(text), soft_wrap=True)
+
+
+class _Notebook:
+    """As `rich.live.Live`, without a widget: one output that is replaced, so that a saved notebook
+    holds the last state alone."""
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def update(self, content: RenderableType, refresh: bool) -> None:
+        # Drawn apart from the cell's own console, which would print it.
+        console = Console(record=True, force_jupyter=False, width=100, file=_Nowhere())
+        console.print(content)
+        html = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>", clear=False)
+        bundle = {"text/html": html, "text/plain": console.export_text()}
+        self._handle.update(bundle, raw=True)
+
+    def stop(self) -> None:
+        pass
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, text: str) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
 
 def how_far(folder: Path) -> str:
     """How far the run in `folder` is, by its progress.json: `epoch 3/8, 87.5 %`."""
-    try:
-        told = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        stage = told["stage"] if told["stage"] != "train" else "epoch"
-        epoch = f" {told['epoch']}/{told['epochs']}" if told["stage"] == "train" else ""
-        accuracy = told["test_accuracy"]
-        return f"{stage}{epoch}" + (f", {accuracy:.1f} %" if accuracy is not None else "")
-    except (OSError, ValueError, KeyError, TypeError):
+    told = results.reported(folder)
+    if told is None:
         return "starting"
+    stage = told["stage"] if told["stage"] != "train" else "epoch"
+    epoch = f" {told['epoch']}/{told['epochs']}" if told["stage"] == "train" else ""
+    accuracy = told["test_accuracy"]
+    return f"{stage}{epoch}" + (f", {accuracy:.1f} %" if accuracy is not None else "")
 
 
 def _render(state: State, now: float) -> Group:

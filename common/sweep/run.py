@@ -1,96 +1,174 @@
-"""The sweep: hand jobs to an executor, watch, report, and stop when told to."""
+"""The sweep: hand jobs to a pool, watch, report, and stop when told to."""
 
 from __future__ import annotations
 
+import math
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
 from common.results import is_done
 from common.sweep.estimate import Estimate
-from common.sweep.execute import Outcome, execute
+from common.sweep.execute import Outcome
 from common.sweep.job import Job
+from common.sweep.pool import Pool
 from common.sweep.progress import Display, State
 
 TICK = 0.2  # seconds
 AGAIN = 3.0  # seconds between looks at what other sweeps are doing
+ROOM = 2**18  # bytes; where not even these can be written, no run can leave its results
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a sweep ended. left: jobs without a result; signal: what stopped it, if anything."""
+    """How a sweep ended. left: jobs without a result; signal: what stopped it, if anything;
+    out_of_time: it stopped for its time budget; trouble: what made it give up."""
 
     done: int
     failed: dict[Job, str]
-    left: int
-    signal: signal.Signals | None
+    left: list[Job]
+    signal: signal.Signals | None = None
+    out_of_time: bool = False
+    trouble: str | None = None
 
     @property
     def status(self) -> int:
-        """The exit status: 0 all done, 1 some failed, 128 + n stopped by signal n."""
-        return 128 + self.signal if self.signal else int(bool(self.failed or self.left))
+        """The exit status: 0 all done, or all that the time budget allowed; 1 some failed;
+        128 + n stopped by signal n."""
+        if self.signal:
+            return 128 + self.signal
+        return int(bool(self.failed or self.trouble or (self.left and not self.out_of_time)))
 
 
-def sweep(
-    jobs: list[Job], executor: Executor, capacity: int, since: float, console: Console
-) -> Ended:
-    """Carry out the jobs that are not done, at most `capacity` at a time, longest first.
+@dataclass
+class _Queue:
+    """The jobs that a pool is to do. alone: they died here for lack of memory."""
 
-    A failing run stops no other. Runs that another sweep is doing are waited for, and taken over
-    if it dies. since: the file time at which the sweep began; failures before it are tried again.
+    waiting: deque[Job]
+    since: float
+    running: dict[Future[Outcome], Job] = field(default_factory=dict)
+    elsewhere: list[Job] = field(default_factory=list)
+    alone: list[Job] = field(default_factory=list)
+    look_again: float = 0.0
+
+
+class Sweep:
+    """Carries out the jobs that are not done, longest first. A failing run stops no other.
+
+    Runs that another sweep is doing are waited for, and taken over if it dies. Runs that die for
+    lack of memory are tried again when the others are through, with fewer at a time on a device.
+    since: the file time at which the sweep began; failures before it are tried again. deadline: by
+    the monotonic clock; no run starts that is not expected to end by then, and what is still under
+    way then is stopped, to be continued from its checkpoint.
     """
-    estimate = Estimate()
-    estimate.learn_from_folders(jobs)
-    todo = [job for job in jobs if not is_done(job.folder)]
-    state = State(total=len(jobs), done=len(jobs) - len(todo))
-    waiting = deque(estimate.longest_first(todo))
-    elsewhere: list[Job] = []
-    running: dict[Future[Outcome], Job] = {}
-    stop = threading.Event()
-    look_again = 0.0
-    with Display(console) as display, _signals(stop) as received:
+
+    def __init__(
+        self, jobs: list[Job], since: float, console: Console, deadline: float = math.inf
+    ) -> None:
+        self.jobs, self.since, self.deadline = jobs, since, deadline
+        self._console = console
+        self._estimate = Estimate()
+        self._estimate.learn_from_folders(jobs)
+        self._state = State(total=len(jobs))
+        self._stop = threading.Event()
+        self._too_long: list[Job] = []
+        self._trouble: str | None = None
+
+    def run(self, pool: Pool) -> Ended:
+        """Do the work in `pool`, and close it."""
+        todo = [job for job in self.jobs if not is_done(job.folder)]
+        self._state.done = len(self.jobs) - len(todo)
+        with Display(self._console) as self._display, _signals(self._stop) as received:
+            queue = _Queue(deque(self._estimate.longest_first(todo)), self.since)
+            while True:
+                alone = pool.alone()
+                self._work_through(queue, pool, retry=alone is not None)
+                if not queue.alone or self._stop.is_set():
+                    break
+                pool = alone
+                # Their failures have just been recorded, and are not to count here.
+                queue = _Queue(deque(queue.alone), math.inf)
+            self._state.done = sum(is_done(job.folder) for job in self.jobs)
+            self._state.running.clear()
+            self._display.show(self._state, last=True)
+        failed = self._state.failed
+        left = [job for job in self.jobs if job not in failed and not is_done(job.folder)]
+        out_of_time = bool(left) and not received and not self._trouble
+        return Ended(
+            self._state.done,
+            failed,
+            left,
+            received[0] if received else None,
+            out_of_time,
+            self._trouble,
+        )
+
+    def _work_through(self, queue: _Queue, pool: Pool, retry: bool) -> None:
         try:
-            while (waiting or running or elsewhere) and not stop.is_set():
-                while waiting and len(running) < capacity:
-                    job = waiting.popleft()
-                    running[executor.submit(execute, job, since, stop)] = job
-                    state.running[job] = time.monotonic()
-                for future in _finished(running):
-                    job = running.pop(future)
-                    del state.running[job]
-                    outcome = _outcome(future)
-                    if outcome.state == "done":
-                        state.done += 1
-                        if outcome.seconds:
-                            estimate.learn(job, outcome.seconds)
-                    elif outcome.state == "failed":
-                        state.failed[job] = outcome.error or ""
-                        display.failure(job, state.failed[job])
-                    else:
-                        elsewhere.append(job)
-                        look_again = time.monotonic() + AGAIN
-                if elsewhere and not waiting and time.monotonic() >= look_again:
-                    waiting.extend(elsewhere)
-                    elsewhere.clear()
-                state.elsewhere = len(elsewhere)
-                state.left = _time_left(estimate, state, [*waiting, *elsewhere], capacity)
-                display.show(state)
+            while (queue.waiting or queue.running or queue.elsewhere) and not self._stop.is_set():
+                self._submit(queue, pool)
+                for future in _finished(queue.running):
+                    job = queue.running.pop(future)
+                    del self._state.running[job]
+                    self._take_in(job, _outcome(future), queue, retry)
+                if queue.elsewhere and not queue.waiting and time.monotonic() >= queue.look_again:
+                    queue.waiting.extend(queue.elsewhere)
+                    queue.elsewhere.clear()
+                self._state.elsewhere = len(queue.elsewhere)
+                self._state.again = len(queue.alone)
+                self._state.left = self._time_left(queue, pool.capacity())
+                self._display.show(self._state)
+                if time.monotonic() >= self.deadline:
+                    self._stop.set()
         finally:
-            stop.set()
-            executor.shutdown(wait=True, cancel_futures=True)
-        state.done = sum(is_done(job.folder) for job in jobs)
-        state.running.clear()
-        display.show(state, last=True)
-    left = sum(job not in state.failed and not is_done(job.folder) for job in jobs)
-    return Ended(state.done, state.failed, left, received[0] if received else None)
+            pool.close()
+
+    def _submit(self, queue: _Queue, pool: Pool) -> None:
+        now = time.monotonic()
+        while queue.waiting and len(queue.running) < pool.capacity():
+            job = queue.waiting.popleft()
+            if now + (self._estimate.rest(job) or 0) > self.deadline:
+                self._too_long.append(job)
+                continue
+            queue.running[pool.submit(job, queue.since)] = job
+            self._state.running[job] = now
+
+    def _take_in(self, job: Job, outcome: Outcome, queue: _Queue, retry: bool) -> None:
+        if outcome.state == "done" or is_done(job.folder):
+            self._state.done += 1
+            if outcome.seconds:
+                self._estimate.learn(job, outcome.seconds)
+        elif outcome.short_of_memory and retry:
+            queue.alone.append(job)
+            self._display.say(f"{job.name}: {outcome.error}; will be tried again alone")
+        elif outcome.state == "failed":
+            if self._trouble or (trouble := _no_room(job)):
+                self._trouble = self._trouble or trouble
+                self._stop.set()
+                return
+            self._state.failed[job] = outcome.error or ""
+            self._display.failure(job, outcome.error or "")
+        else:
+            queue.elsewhere.append(job)
+            queue.look_again = time.monotonic() + AGAIN
+
+    def _time_left(self, queue: _Queue, workers: int) -> float | None:
+        waiting = [self._estimate.rest(job) for job in [*queue.waiting, *queue.elsewhere]]
+        expected = {job: self._estimate.expect(job) for job in self._state.running}
+        if None in waiting or None in expected.values():
+            return None
+        now = time.monotonic()
+        rest = [max(expected[job] - (now - t), 0) for job, t in self._state.running.items()]
+        return max((sum(waiting) + sum(rest)) / max(workers, 1), max(rest, default=0))
 
 
 def _finished(running: dict[Future, Job]) -> set[Future]:
@@ -107,13 +185,15 @@ def _outcome(future: Future[Outcome]) -> Outcome:
     return future.result()
 
 
-def _time_left(estimate: Estimate, state: State, jobs: list[Job], workers: int) -> float | None:
-    rest = estimate.total(jobs)
-    if rest is None or estimate.total(state.running) is None:
-        return None
-    now = time.monotonic()
-    under_way = [max(estimate.expect(job) - (now - t), 0) for job, t in state.running.items()]
-    return max((rest + sum(under_way)) / workers, max(under_way, default=0))
+def _no_room(job: Job) -> str | None:
+    """Why no run can leave its results any more: a full disk, a quota, a folder that is gone."""
+    try:
+        with tempfile.TemporaryFile(dir=job.folder.parent) as file:
+            file.write(bytes(ROOM))
+            file.flush()
+    except OSError as error:
+        return f"nothing can be written to {job.folder.parent} any more ({error.strerror})"
+    return None
 
 
 @contextmanager

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-import queue
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from common.errors import ConfigurationError
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_LOOK = """
+import json, torch
+print(json.dumps([torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count())]))
+"""
+SHARE = 0.9  # of the memory that is free
+MOST = 4  # runs on one GPU, where nobody says how many
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_own = threading.local()
 
 
 @dataclass(frozen=True)
@@ -25,25 +29,57 @@ class Slot:
 
     environment: dict[str, str]
 
+    @property
+    def gpu(self) -> str | None:
+        """The GPU that its run sees, as CUDA_VISIBLE_DEVICES calls it."""
+        return self.environment.get("CUDA_VISIBLE_DEVICES")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """name: what CUDA_VISIBLE_DEVICES would call it; free: bytes of its memory."""
+
+    name: str
+    free: float
+
 
 def slots(
-    devices: Iterable[str], jobs: int | None = None, per_gpu: int | None = None
+    devices: Iterable[str],
+    jobs: int | None = None,
+    per_gpu: int | None = None,
+    memory: float = 0.0,
 ) -> list[Slot]:
     """The places that this machine has for runs on `devices` (values of the parameter).
 
-    One for every GPU (or `per_gpu`), or one with all threads on a CPU; `jobs` in total if given.
+    On every GPU `per_gpu`; else as many as make `jobs` in all; else as many as have `memory` bytes
+    each and a core. On a CPU `jobs`; else one with all threads. Both given: no more than `jobs` in
+    all. Raises ConfigurationError for a `per_gpu` without a GPU.
     """
     anywhere = set(devices) <= {"auto", "cuda"}
     gpus = find_gpus() if anywhere else []
     if per_gpu and not gpus:
         raise ConfigurationError("--per-gpu: there is no GPU for these runs; use --jobs")
-    number = jobs or len(gpus) * (per_gpu or 1) or 1
+    even = math.ceil((jobs or 0) / max(len(gpus), 1))
+    shares = [per_gpu or even or _fitting(gpu, memory, cores() // len(gpus)) for gpu in gpus]
+    # The first run on every GPU comes before the second on any.
+    names = [
+        gpu.name
+        for n in range(max(shares, default=0))
+        for gpu, share in zip(gpus, shares, strict=True)
+        if n < share
+    ][:jobs]
+    number = len(names) or jobs or 1
     threads = str(max(1, cores() // number))
     shared = {name: threads for name in _THREADS if name not in os.environ}
-    return [
-        Slot({**shared, **({"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {})})
-        for n in range(number)
-    ]
+    if names:
+        return [Slot({**shared, "CUDA_VISIBLE_DEVICES": name}) for name in names]
+    return [Slot(shared) for _ in range(number)]
+
+
+def _fitting(gpu: Gpu, memory: float, cores: int) -> int:
+    """Runs for which the GPU has memory, and the machine a core each to feed it."""
+    fitting = int(SHARE * gpu.free // memory) if memory else 1
+    return max(1, min(fitting, cores, MOST))
 
 
 def cores() -> int:
@@ -54,35 +90,17 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def find_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES would call each GPU that torch sees.
+def find_gpus() -> list[Gpu]:
+    """The GPUs that torch sees, and could run on.
 
     A child process looks: this one never touches a GPU, whose memory its runs need.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None and not (shutil.which("nvidia-smi") or any(map(os.path.exists, _DRIVERS))):
         return []
-    code = "import torch; print(torch.cuda.device_count())"
     child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", _LOOK], capture_output=True, text=True
     )
-    count = int(child.stdout) if child.returncode == 0 else 0
-    return visible.split(",")[:count] if visible else [str(n) for n in range(count)]
-
-
-def local_executor(places: list[Slot]) -> ThreadPoolExecutor:
-    """An executor of one thread for each slot; see `environment`."""
-    free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-    for slot in places:
-        free.put(slot)
-
-    def take() -> None:
-        _own.slot = free.get_nowait()
-
-    return ThreadPoolExecutor(len(places), thread_name_prefix="run", initializer=take)
-
-
-def environment() -> dict[str, str]:
-    """The variables of this thread's slot; none where the executor is not a local one."""
-    slot = getattr(_own, "slot", None)
-    return slot.environment if slot else {}
+    free = json.loads(child.stdout) if child.returncode == 0 else []
+    names = visible.split(",") if visible else [str(n) for n in range(len(free))]
+    return [Gpu(*found) for found in zip(names, free, strict=False)]

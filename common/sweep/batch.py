@@ -1,0 +1,121 @@
+"""A whole batch, as `python -m trials run` and trials/run_all.ipynb do it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from common.errors import ConfigurationError
+from common.experiment import ROOT
+from common.results import is_done
+from common.sweep import budget, earlier, grid, plan, report, slots
+from common.sweep.job import Job
+from common.sweep.pool import Local, Pool
+from common.sweep.run import Ended, Sweep
+
+TRIALS = ROOT / "trials"
+GRIDS = TRIALS / "grids"
+
+
+def jobs_of(name: str, parameters: Sequence[str], results: Path) -> tuple[Path, list[Job]]:
+    """(the grid's results folder, all its runs, done or not), everything validated.
+
+    name: of a grid, or the path of its file. parameters: `name=value` for every run. Raises
+    ConfigurationError.
+    """
+    notebooks = plan.notebooks(TRIALS)
+    found = grid.find(name, GRIDS, notebooks)
+    root = results.resolve() / found.name
+    return root, plan.plan(found, root, notebooks, grid.overrides(parameters))
+
+
+def run(
+    name: str,
+    parameters: Sequence[str] = (),
+    *,
+    results: Path,
+    jobs: int | None = None,
+    per_gpu: int | None = None,
+    time_budget: str | None = None,
+    scheduler: str | None = None,
+    dry_run: bool = False,
+    console: Console | None = None,
+    again: str = "the same call",
+) -> int:
+    """Carry out the runs of a grid that are not done; returns the exit status (`Ended.status`).
+
+    name, parameters: as `jobs_of`. jobs: runs at a time; per_gpu: on each GPU. time_budget: such as
+    11h30m. scheduler: the address of a Dask cluster that does the runs. again: what continues the
+    batch, for the messages. Raises ConfigurationError before any work starts.
+    """
+    begun = time.monotonic()
+    console = console or Console(highlight=False, emoji=False)
+    deadline = begun + (budget.seconds(time_budget) if time_budget else math.inf)
+    root, every = jobs_of(name, parameters, results)
+    left = [job for job in every if not is_done(job.folder)]
+    if dry_run:
+        for job in left:
+            console.print(escape(job.name), soft_wrap=True)
+        console.print(
+            f"{len(every)} runs, {len(every) - len(left)} done, {len(left)} left; none started"
+        )
+        return 0
+    if left:
+        since = plan.check_writable(root)
+        if found := earlier.take_over(left):
+            console.print(f"{found} runs were done in an earlier session, found in its results")
+        left = [job for job in left if not is_done(job.folder)]
+    if not left:
+        console.print(f"All {len(every)} runs are done.")
+        return 0
+    plan.check_data(left)
+    pool = _pool(left, root, jobs, per_gpu, scheduler)
+    console.print(
+        f"{name}: {len(every)} runs, {len(every) - len(left)} done before; "
+        f"{pool.capacity()} at a time; results in {escape(str(root))}",
+        soft_wrap=True,
+    )
+    ended = Sweep(every, since, console, deadline).run(pool)
+    report.show_failures(ended.failed, console)
+    console.print(escape(_verdict(ended, len(every), time_budget, again)), soft_wrap=True)
+    return ended.status
+
+
+def _pool(
+    jobs: list[Job], root: Path, number: int | None, per_gpu: int | None, scheduler: str | None
+) -> Pool:
+    if scheduler:
+        if per_gpu:
+            raise ConfigurationError(
+                "--per-gpu: on a cluster the workers say how many GPUs they have "
+                "(--resources GPU=1); start several on a GPU for several runs"
+            )
+        from common.sweep.cluster import Cluster
+
+        return Cluster(scheduler, root=root, runs=number)
+    devices = (job.parameters["device"] for job in jobs)
+    most = max(job.memory for job in jobs)
+    return Local(slots.slots(devices, number, per_gpu, most))
+
+
+def _verdict(ended: Ended, total: int, time_budget: str | None, again: str) -> str:
+    """What is to be known at the end, and what to do next."""
+    done = f"{ended.done} of {total} runs are done"
+    if ended.signal:
+        return f"Stopped by {ended.signal.name}: {done}, nothing is lost. To continue: {again}"
+    if ended.trouble:
+        return f"Gave up: {ended.trouble}. {done}. Mend that; to continue: {again}"
+    failed = f", {len(ended.failed)} failed" if ended.failed else ""
+    if ended.out_of_time:
+        return (
+            f"The time budget of {time_budget} is used up: {done}{failed}, {len(ended.left)} left. "
+            f"To continue: {again}"
+        )
+    if ended.failed:
+        return f"{done}{failed}. To try these again: {again}"
+    return f"All {total} runs are done."
