@@ -39,13 +39,16 @@ if behaviour == "fail":
     raise ValueError("nothing is left\\nof this network")
 if behaviour == "die":
     os.kill(os.getpid(), 9)
-if behaviour == "crowded":  # short of memory, unless it is alone
-    if len(list(folder.parent.glob("*/busy"))) > 0:
-        raise MemoryError("not while others are here")
+if behaviour == "crowded":  # enough memory only for one alone, at the second try
+    others = list(folder.parent.glob("*/busy"))
+    if others or len((folder / "executions").read_text().splitlines()) == 1:
+        raise MemoryError(f"with {len(others)} others")
 if behaviour == "busy":
     (folder / "busy").write_text("")
-    time.sleep(3)
+    time.sleep(1)
     (folder / "busy").unlink()
+if behaviour == "large":
+    (folder / "epochs.csv").write_text("0" * 2**18)
 if behaviour != "forget":
     (folder / "summary.csv").write_text("run_id\\n")
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import psutil
 import pytest
 import sweep_stub
 
-from common.sweep import claims, execute, processes
+from common.sweep import claims, earlier, execute, processes
 from common.sweep.execute import ROOT
 
 PATIENCE = 60  # seconds; an upper limit for a loaded machine, never waited for
@@ -35,8 +37,17 @@ class Batch:
     notebook: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def start(self, *behaviours: tuple[str, float], workers: int = 2) -> subprocess.Popen:
+    def start(
+        self,
+        *behaviours: tuple[str, float],
+        workers: int = 2,
+        budget: float | None = None,
+        largest_file: int = resource.RLIM_INFINITY,
+    ) -> subprocess.Popen:
+        """budget: seconds; largest_file: bytes, beyond which writing fails as on a full disk."""
         arguments = [self.root, self.notebook, workers, json.dumps(behaviours)]
+        arguments += [] if budget is None else [budget]
+        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE)
         return subprocess.Popen(
             [sys.executable, sweep_stub.__file__, *map(str, arguments)],
             cwd=ROOT,
@@ -44,10 +55,11 @@ class Batch:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=functools.partial(limit, (largest_file, largest_file)),
         )
 
-    def run(self, *behaviours: tuple[str, float], workers: int = 2) -> tuple[int, str]:
-        process = self.start(*behaviours, workers=workers)
+    def run(self, *behaviours: tuple[str, float], **options: float) -> tuple[int, str]:
+        process = self.start(*behaviours, **options)
         output, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, output
 
@@ -132,6 +144,68 @@ def test_a_dead_kernel_and_a_missing_result_are_failures(batch: Batch) -> None:
     assert "done 1, failed 2" in output
     assert "Kernel died" in output
     assert "without writing summary.csv" in output
+    # A kernel may have been killed for its memory: it is tried again.
+    assert [batch.executions(n) for n in range(3)] == [2, 1, 1]
+
+
+@slow
+def test_what_dies_for_lack_of_memory_is_tried_again_alone(batch: Batch) -> None:
+    status, output = batch.run(("crowded", 0), *[("busy", 0)] * 3)
+    assert status == 0, output
+    assert "MemoryError: with" in output
+    assert "tried again alone" in output
+    assert [batch.executions(n) for n in range(4)] == [2, 1, 1, 1]
+    assert "done 4, failed 0, left 0" in output
+
+
+@slow
+def test_without_others_lack_of_memory_is_a_failure(batch: Batch) -> None:
+    status, output = batch.run(("crowded", 0), workers=1)
+    assert status == 1
+    assert "MemoryError: with 0 others" in output
+    assert batch.executions(0) == 1
+
+
+@slow
+def test_a_time_budget_starts_only_what_should_end_in_time(batch: Batch) -> None:
+    done = batch.folder(0)
+    done.mkdir(parents=True)
+    (done / "summary.csv").write_text("run_id\n")
+    attempt = {"state": "done", "seconds": 1000.0}
+    (done / "attempt-1.json").write_text(json.dumps(attempt))
+    half = batch.folder(2)  # 30 of its 1000 seconds are left to do
+    half.mkdir()
+    (half / "checkpoint.pt").write_text("")
+    progress = {"stage": "train", "epoch": 97, "epochs": 100, "test_accuracy": None}
+    (half / "progress.json").write_text(json.dumps(progress))
+    status, output = batch.run(*[("finish", 0)] * 4, budget=500)
+    assert status == 0
+    assert [batch.executions(n) for n in range(4)] == [0, 0, 1, 0]
+    assert "done 2, failed 0, left 2" in output
+    assert "out of time: True" in output
+
+
+@slow
+def test_a_time_budget_stops_what_is_under_way(batch: Batch) -> None:
+    status, output = batch.run(("finish", 600), ("daemon", 600), ("finish", 0), budget=10)
+    assert status == 0
+    assert "done 0, failed 0, left 3" in output
+    assert batch.processes() == []
+    assert claims.last(batch.folder(0)).state == "stopped"
+
+
+@slow
+def test_where_nothing_can_be_written_any_more_the_sweep_gives_up(batch: Batch) -> None:
+    behaviours = [("finish", 0), ("large", 0), *[("finish", 0)] * 3]
+    status, output = batch.run(*behaviours, workers=1, largest_file=100_000)
+    assert status == 1
+    assert "nothing can be written" in output
+    assert "done 1, failed 0, left 4" in output
+    assert [batch.executions(n) for n in range(5)] == [1, 1, 0, 0, 0]
+    assert not batch.is_done(1)
+    status, output = batch.run(*behaviours, workers=1)
+    assert status == 0, output
+    assert [batch.executions(n) for n in range(5)] == [1, 2, 1, 1, 1]
 
 
 @slow
@@ -282,3 +356,31 @@ def test_a_failure_counts_in_the_sweep_that_saw_it(tmp_path: Path) -> None:
     outcome = execute.execute(job, since=0.0)
     assert (outcome.state, outcome.error) == ("failed", "ValueError: no")
     assert claims.last(job.folder).number == 1, "no second attempt"
+
+
+def finished(folder: Path, text: str = "run_id\n") -> None:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    (folder / "summary.csv").write_text(text)
+
+
+def test_results_of_an_earlier_session_are_taken_over(tmp_path: Path) -> None:
+    notebook = tmp_path / "stub.ipynb"
+    jobs = sweep_stub.make_jobs(tmp_path / "results" / "quick", notebook, [("finish", 0)] * 4)
+    inputs = tmp_path / "input"
+    first = inputs / "notebooks" / "someone" / "a-run" / "suite" / "results" / "quick" / "stub"
+    finished(first / "run0")
+    (first / "run1").mkdir()
+    (first / "run1" / "checkpoint.pt").write_text("half")
+    finished(inputs / "later" / "quick" / "stub" / "run1", "newer\n")
+    (first / "run2").mkdir()
+    (first / "run2" / "checkpoint.pt").write_text("half")
+    (first / "run3").mkdir()  # it did not get as far as a checkpoint
+    finished(jobs[0].folder, "own\n")
+    assert earlier.take_over(jobs, inputs) == 1
+    assert (jobs[0].folder / "summary.csv").read_text() == "own\n"
+    assert (jobs[1].folder / "summary.csv").read_text() == "newer\n"
+    assert (jobs[2].folder / "checkpoint.pt").read_text() == "half"
+    assert not jobs[3].folder.exists()
+    assert [path.name for path in (tmp_path / "results" / "quick").iterdir()] == ["stub"]
+    assert earlier.take_over(jobs, tmp_path / "nowhere") == 0
