@@ -89,6 +89,7 @@ def run(
 def _pool(
     jobs: list[Job], root: Path, number: int | None, per_gpu: int | None, scheduler: str | None
 ) -> Pool:
+    devices = [job.parameters["device"] for job in jobs]
     if scheduler:
         if per_gpu:
             raise ConfigurationError(
@@ -97,8 +98,7 @@ def _pool(
             )
         from common.sweep.cluster import Cluster
 
-        return Cluster(scheduler, root=root, runs=number)
-    devices = (job.parameters["device"] for job in jobs)
+        return Cluster(scheduler, root, number, devices)
     most = max(job.memory for job in jobs)
     return Local(slots.slots(devices, number, per_gpu, most))
 

@@ -23,30 +23,31 @@ PATIENCE = 30.0  # seconds that runs have to end
 SHARED = 5.0  # seconds until a new file is seen on another machine
 
 
-def digest(folder: str, pattern: str) -> str:
+def digest(*patterns: str) -> str:
     """Of the names and contents of the repository's files that match."""
     content = hashlib.sha256()
-    for path in sorted((ROOT / folder).rglob(pattern)):
+    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
         content.update(f"{path.relative_to(ROOT)}\n".encode())
         content.update(path.read_bytes())
     return content.hexdigest()
 
 
-CODE = digest("common", "*.py")  # what this process has imported, whatever is there later
+IMPORTED = digest("common/sweep/*.py")  # as they are in this process, whatever they are later
+RUN = ("common/**/*.py", "trials/*/*.ipynb")  # what a run reads
 
 
 @dataclass(frozen=True)
 class Found:
     """What is to be known of a worker before it gets runs.
 
-    code, notebooks: digests. threads: tasks at a time. announced: GPUs, as resources; gpus: those
-    that torch sees there, if asked for; visible: CUDA_VISIBLE_DEVICES. trouble: why results cannot
-    be left there.
+    imported, read: digests of code. threads: tasks at a time. announced: GPUs, as resources; gpus:
+    those that torch sees there, if asked for; visible: CUDA_VISIBLE_DEVICES. trouble: why results
+    cannot be left there.
     """
 
     machine: str
-    code: str
-    notebooks: str
+    imported: str
+    read: str
     threads: int
     announced: int
     gpus: list[str]
@@ -58,8 +59,8 @@ def look(worker: Worker, results: Path, sign: str, gpus: bool) -> Found:
     """Look around on this worker; `sign` is the name of a file that the sweep put in `results`."""
     return Found(
         machine=processes.machine(),
-        code=CODE,
-        notebooks=digest("trials", "*.ipynb"),
+        imported=IMPORTED,
+        read=digest(*RUN),
         threads=worker.state.nthreads,
         announced=_announced(worker),
         gpus=_gpus() if gpus else [],

@@ -129,6 +129,9 @@ class Sweep:
                 self._display.show(self._state)
                 if time.monotonic() >= self.deadline:
                     self._stop.set()
+        except ConnectionError as error:  # the pool's machines are out of reach
+            self._trouble = str(error)
+            self._stop.set()
         finally:
             pool.close()
 
