@@ -17,6 +17,7 @@ import nbformat
 from rich.console import Console
 
 from common.sweep import claims, report
+from common.sweep.cluster import Cluster
 from common.sweep.job import Job
 from common.sweep.pool import Local
 from common.sweep.run import Sweep
@@ -78,19 +79,21 @@ def make_jobs(root: Path, notebook: Path, behaviours: list[tuple[str, float]]) -
 
 
 def main() -> int:
-    """Sweep as told on the command line: root, notebook, workers, [[behaviour, seconds], ...], and
-    the seconds of a time budget if there is one."""
+    """Sweep as told on the command line: root, notebook, workers (how many, or the address of a
+    scheduler), [[behaviour, seconds], ...], and the seconds of a time budget if there is one."""
     # The tests may have been started with these ignored (nohup, a shell's &), which is inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     root, notebook = Path(sys.argv[1]), Path(sys.argv[2])
-    workers, behaviours = int(sys.argv[3]), json.loads(sys.argv[4])
+    workers, behaviours = sys.argv[3], json.loads(sys.argv[4])
     console = Console(width=200)
     jobs = make_jobs(root, notebook, behaviours)
     deadline = time.monotonic() + float(sys.argv[5]) if len(sys.argv) > 5 else math.inf
     root.mkdir(exist_ok=True)
     since = claims.file_time(root)
-    ended = Sweep(jobs, since, console, deadline).run(Local(slots(["cpu"], workers)))
+    local = workers.isdigit()
+    pool = Local(slots(["cpu"], int(workers))) if local else Cluster(workers, root)
+    ended = Sweep(jobs, since, console, deadline).run(pool)
     report.show_failures(ended.failed, console)
     print(f"done {ended.done}, failed {len(ended.failed)}, left {len(ended.left)}")
     print(f"out of time: {ended.out_of_time}, trouble: {ended.trouble}")

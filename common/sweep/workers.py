@@ -34,7 +34,8 @@ def import_distributed() -> ModuleType:
             f"--scheduler needs another package ({error}): pip install -r requirements-cluster.txt"
         ) from error
     # It speaks of every lost connection; what matters is said here.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
 
 
@@ -82,7 +83,7 @@ class Workers:
             answers = self.ask("look", newcomers, self.root, name, self.gpu_wanted)
         if first:
             found = [answer for answer in answers.values() if isinstance(answer, Found)]
-            self.gpu = self.gpu_wanted and any(one.announced for one in found)
+            self.gpu = self.gpu_wanted and any(one.announced and one.gpus for one in found)
         for worker, answer in answers.items():
             if problem := self._problem(answer):
                 problems[worker] = problem
