@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from common.datasets import folders
 from common.results import is_done
 from common.sweep import claims
 from common.sweep.job import Job
@@ -148,10 +149,12 @@ def run_notebook(
 
 
 def _environment(share: Mapping[str, str], mark: str, scratch: str) -> dict[str, str]:
-    """Of a run: its share of the machine; nothing of this user's IPython."""
+    """Of a run: its share of the machine, our data folder (its working folder is another); nothing
+    of this user's IPython."""
+    data = {"TRIALS_DATA": str(folders.DATA)} if folders.DATA.is_dir() else {}
     own = {MARK: mark, "IPYTHONDIR": scratch, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return {**kept, **share, **own}
+    return {**data, **kept, **share, **own}
 
 
 def _start(task: dict, log: object, environment: dict[str, str]) -> subprocess.Popen:
