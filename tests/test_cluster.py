@@ -23,9 +23,9 @@ from test_sweep import Batch, wait_for
 from common.errors import ConfigurationError
 from common.sweep import claims, dask_workers, remote
 from common.sweep.cluster import Cluster
+from common.sweep.dask_workers import Workers
 from common.sweep.execute import ROOT
 from common.sweep.processes import MARK
-from common.sweep.dask_workers import Workers
 
 PATIENCE = 120  # seconds; an upper limit for a loaded machine, never waited for
 # What a machine with GPUs would answer, for a machine that has none.

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from common.errors import ConfigurationError
 from common.sweep import remote
+from common.sweep.dask_workers import Workers, connect, import_distributed, sent
 from common.sweep.execute import Outcome
 from common.sweep.job import Job
-from common.sweep.dask_workers import Workers, connect, import_distributed, sent
 
 LOOK = 2.0  # seconds between looks at which workers there are
 
