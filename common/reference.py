@@ -14,6 +14,7 @@ import pandas as pd
 
 from common import datasets
 from common.errors import ConfigurationError, unknown
+from common.files import EXACT
 
 FOLDER = Path(__file__).resolve().parent.parent / "figures" / "reference"
 
@@ -79,7 +80,7 @@ SOURCES = {
 
 @cache
 def _published() -> pd.DataFrame:
-    table = pd.read_csv(FOLDER / "published.csv", float_precision="round_trip")
+    table = pd.read_csv(FOLDER / "published.csv", **EXACT)
     return table.assign(variant=table["variant"].fillna(""))
 
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from common import callbacks, datasets, results, training
+from common.collected import collect
 from common.errors import ConfigurationError
 from common.experiment import PARAMETERS, configure
+from common.files import EXACT
 from common.models import initialise
 from common.pruning import METHODS, prunable, prune
 from common.pruning.diagnostics import effective_masks, multiply_adds
@@ -41,7 +43,7 @@ def carry_out(experiment) -> Run:
 
 def tables(folder):
     return {
-        name: pd.read_csv(folder / f"{name}.csv", float_precision="round_trip")
+        name: pd.read_csv(folder / f"{name}.csv", **EXACT)
         for name in ("summary", "epochs", "layers")
     }
 
@@ -114,7 +116,7 @@ def test_no_epochs_prunes_and_reports(tmp_path):
     assert summary["train_seconds"] < 1
     assert pd.isna(summary["train_accuracy"])
     assert pd.isna(summary["images_per_second"])
-    assert results.collect(tmp_path).summary["epochs"].tolist() == [0]
+    assert collect(tmp_path).summary["epochs"].tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def collect(options: argparse.Namespace, console: Console) -> int:
     """One table from all runs."""
     from common.sweep import report
 
-    report.collect(_root(options), console)
+    report.collect(_root(options), console, options.code_version)
     return 0
 
 
@@ -161,7 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     batch.add_argument("--dry-run", action="store_true", help="list what would be done")
     add_parameters(add("status", status, "done, running, failed, left, expected time"))
-    add("collect", collect, "one table from all runs")
+    gathering = add("collect", collect, "one table from all runs")
+    gathering.add_argument("--code-version", metavar="COMMIT", help="only runs of this commit")
     add("figures", figures, "draw a grid's figures")
     add("list", listing, "methods, variants, protocols, grids", grid=False)
     machine = add("doctor", doctor, "what this machine has", grid=False)

@@ -12,7 +12,7 @@ from common import environment
 from common.environment import ROOT
 from common.errors import ConfigurationError
 from common.experiment import default_results
-from common.results import write_atomically
+from common.files import EXACT, write_atomically
 
 COMMITTED = ROOT / "figures" / "results"
 
@@ -78,7 +78,7 @@ class Table:
 
 def read(path: Path) -> pd.DataFrame:
     """A study's table; empty cells of text are empty strings."""
-    return pd.read_csv(path, keep_default_na=False, na_values=["nan"], float_precision="round_trip")
+    return pd.read_csv(path, keep_default_na=False, na_values=["nan"], **EXACT)
 
 
 def provenance(device: torch.device) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from common import results
+from common import collected, results
 from common.sweep import claims
 from common.sweep.estimate import Estimate, in_words
 from common.sweep.execute import run_notebook
@@ -76,18 +76,26 @@ def show_failures(failed: Mapping[Job, str], console: Console) -> None:
         console.print(escape("\n         ".join(lines)), soft_wrap=True)
 
 
-def collect(root: Path, console: Console) -> None:
+def collect(root: Path, console: Console, code_version: str | None = None) -> None:
     """One table each from all finished runs, into `root`; says what was left out and why.
 
-    Raises ConfigurationError if no run is finished.
+    code_version: only runs of this commit. Raises ConfigurationError if there is none.
     """
-    collected = results.collect(root)
-    results.write_collected(collected, root)
-    runs = len(collected.summary)
+    found = collected.collect(root, code_version)
+    collected.write_collected(found, root)
     console.print(
-        f"{runs} runs -> {', '.join(str(root / name) for name in TABLES)}", soft_wrap=True
+        f"{len(found.summary)} runs -> {', '.join(str(root / name) for name in TABLES)}",
+        soft_wrap=True,
     )
-    for folder, reason in collected.left_out:
+    versions = found.summary["code_version"].value_counts()
+    if len(versions) > 1:
+        counts = ", ".join(f"{count} of {version}" for version, count in versions.items())
+        console.print(
+            f"They are of several code versions: {escape(counts)}. "
+            "--code-version COMMIT takes those of one.",
+            soft_wrap=True,
+        )
+    for folder, reason in found.left_out:
         console.print(f"left out: {escape(str(folder))}: {escape(reason)}", soft_wrap=True)
 
 
@@ -96,7 +104,7 @@ def draw(notebook: Path, root: Path, console: Console) -> Path | None:
 
     Raises ConfigurationError if no run is finished.
     """
-    results.collect(root)
+    collected.collect(root)
     output = root / "figures"
     output.mkdir(exist_ok=True)
     parameters = {

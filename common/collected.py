@@ -1,0 +1,181 @@
+"""All runs of a grid in one table each; thousands of them in seconds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from common.errors import ConfigurationError
+from common.files import EXACT, write_atomically
+from common.results import EPOCHS, LAYERS, SUMMARY, is_done
+
+RUN = ("method", "run_id")
+TABLES = {"summary": SUMMARY, "epochs": (*RUN, *EPOCHS), "layers": (*RUN, *LAYERS)}
+# Columns of text, in which an empty cell is an empty string.
+_TEXT_COLUMNS = (
+    *("run_id", "method", "variant", "ablation", "protocol", "dataset", "model", "device"),
+    *("precision", "torch_version", "code_version", "started_at", "layer", "kind", "shape"),
+)
+_TEXT = dict.fromkeys(_TEXT_COLUMNS, str)
+_METHOD, _RUN_ID, _CODE = map(SUMMARY.index, ("method", "run_id", "code_version"))
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One table each from all finished runs, and what was left out: (folder, why).
+
+    epochs and layers have the run's method and run_id before their own columns.
+    """
+
+    summary: pd.DataFrame
+    epochs: pd.DataFrame
+    layers: pd.DataFrame
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+
+
+@dataclass
+class _Run:
+    """key: (method, run_id). lines: of each table, CSV in the columns of `TABLES`."""
+
+    folder: Path
+    key: tuple[str, str]
+    code_version: str
+    lines: Mapping[str, list[str]]
+
+
+def collect(root: Path, code_version: str | None = None) -> Collected:
+    """Read every finished run below `root` (<method>/<run_id>/); where there is no run at all, the
+    tables that `write_collected` left there.
+
+    Runs that are unfinished, damaged, superseded or there twice are left out and listed with the
+    reason, and so are those of another code version than `code_version`, if that is given (the
+    beginning of a commit will do). Raises ConfigurationError if there is nothing to collect.
+    """
+    files = (path for name in ("run.json", "summary.csv") for path in root.glob(f"*/*/{name}"))
+    folders = sorted({path.parent for path in files})
+    tables = [root / f"{name}.csv" for name in TABLES]
+    if not folders and all(path.is_file() for path in tables):
+        return Collected(*(_read(path) for path in tables))
+    left_out: list[tuple[Path, str]] = []
+    kept: dict[tuple[str, str], _Run] = {}
+    # A folder that bears its run's name comes before one that does not.
+    for run in sorted(_read_runs(folders, left_out), key=lambda run: run.key[1] != run.folder.name):
+        if _superseded(run):
+            reason = f"superseded: an earlier result of {run.key[1]}, moved aside"
+        elif run.key in kept:
+            reason = f"duplicate: the same run as {kept[run.key].folder}"
+        elif code_version and not run.code_version.startswith(code_version):
+            reason = f"other code version: {run.code_version}"
+        else:
+            kept[run.key] = run
+            continue
+        left_out.append((run.folder, reason))
+    ordered = sorted(kept.values(), key=lambda run: run.folder)
+    joined = _join(ordered, left_out)
+    if not len(joined["summary"]):
+        raise ConfigurationError(
+            f"{root} holds no finished run (<method>/<run_id>/summary.csv)"
+            + (f"; {len(left_out)} unfinished, damaged or left out" if left_out else "")
+        )
+    return Collected(**joined, left_out=sorted(left_out))
+
+
+def write_collected(collected: Collected, folder: Path) -> None:
+    """Write the three tables into `folder`; summary.csv last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("epochs", "layers", "summary"):
+        table = getattr(collected, name)
+        write_atomically(
+            folder / f"{name}.csv", lambda path, table=table: table.to_csv(path, index=False)
+        )
+
+
+def _read_runs(folders: Iterable[Path], left_out: list[tuple[Path, str]]) -> list[_Run]:
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(_read_run(folder))
+        except (OSError, ValueError) as error:
+            left_out.append((folder, str(error)))
+    return runs
+
+
+def _read_run(folder: Path) -> _Run:
+    """The run's tables as text; ValueError with the reason if they are not whole."""
+    if not is_done(folder):
+        raise ValueError("unfinished: no summary.csv")
+    lines = _lines(folder / "summary.csv", SUMMARY)
+    if len(lines) != 1:
+        raise ValueError("damaged: summary.csv has not exactly one row")
+    (row,) = csv.reader(lines)
+    key = row[_METHOD], row[_RUN_ID]
+    own = ",".join(map(_cell, key))
+    tables = {"summary": lines}
+    for name, columns in (("epochs", EPOCHS), ("layers", LAYERS)):
+        tables[name] = [f"{own},{line}" for line in _lines(folder / f"{name}.csv", columns)]
+    return _Run(folder, key, row[_CODE], tables)
+
+
+def _lines(path: Path, columns: tuple[str, ...]) -> list[str]:
+    """Below the header; each a row of its own, since no value holds a line break."""
+    if not path.is_file():
+        raise ValueError(f"damaged: no {path.name}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        header, *lines = text.splitlines()
+        # Most tables have no quoted values, and counting commas is quicker.
+        counted = csv.reader(lines, strict=True) if '"' in text else None
+        widths = map(len, counted) if counted else (line.count(",") + 1 for line in lines)
+        whole = text.endswith("\n") and all(width == len(columns) for width in widths)
+    except (ValueError, csv.Error) as error:  # not text, no header, an open quotation
+        raise ValueError(f"damaged: {path.name}: {error}") from error
+    if header != ",".join(columns) or not lines:
+        raise ValueError(f"damaged: {path.name} has other columns or no rows")
+    if not whole:
+        raise ValueError(f"damaged: {path.name} breaks off")
+    return lines
+
+
+def _cell(value: str) -> str:
+    """As CSV writes it."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow([value])
+    return text.getvalue()
+
+
+def _superseded(run: _Run) -> bool:
+    """Whether `common.results.prepare` moved it aside for a second result of the same run."""
+    name, _, number = run.folder.name.rpartition(".")
+    return name == run.key[1] and number.isdigit()
+
+
+def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.DataFrame]:
+    """The runs' tables, parsed all at once, without those that hold text among their numbers."""
+    tables = {}
+    for name, columns in TABLES.items():
+        lines = (line for run in runs for line in run.lines[name])
+        tables[name] = _read(io.StringIO("\n".join([",".join(columns), *lines])))
+    wrong = {}
+    for name, table in tables.items():
+        for column in table.columns:
+            if column not in _TEXT and not is_numeric_dtype(table[column]):
+                bad = pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()
+                for key in table.loc[bad, list(RUN)].itertuples(index=False, name=None):
+                    wrong.setdefault(key, f"damaged: {name}.csv has no numbers in {column}")
+    if not wrong:
+        return tables
+    left_out += [(run.folder, wrong[run.key]) for run in runs if run.key in wrong]
+    return _join([run for run in runs if run.key not in wrong], left_out)
+
+
+def _read(source: Path | io.StringIO) -> pd.DataFrame:
+    table = pd.read_csv(source, dtype=_TEXT, keep_default_na=False, na_values=[""], **EXACT)
+    text = [name for name in table.columns if name in _TEXT]
+    table[text] = table[text].fillna("")
+    return table
