@@ -178,6 +178,16 @@ def test_a_bare_layer_and_a_layer_used_twice():
     assert int((layer.weight != 0).sum()) == 10
 
 
+@pytest.mark.parametrize("method", ["SNIP", "grasp", "synflow", "prospr"])
+def test_a_layer_used_twice_keeps_its_weights(method):
+    layer = nn.Linear(10, 10)
+    own, before = layer.weight, layer.weight.detach().clone()
+    batch = (torch.randn(8, 10), torch.randint(10, (8,)))
+    masks = prune(nn.Sequential(layer, nn.ReLU(), layer), method, 0.5, batches=[batch])
+    assert layer.weight is own
+    assert torch.equal(own, before * masks["0.weight"])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_models_of_any_precision(dtype):
     model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 10)).to(dtype)

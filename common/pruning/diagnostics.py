@@ -9,12 +9,11 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from common.pruning.masks import Masks
-from common.pruning.parameters import prunable_modules
+from common.pruning.parameters import functional_call, prunable_modules
 from common.pruning.scores import Batch, in_mode, loss_gradients
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
@@ -53,7 +52,7 @@ def multiply_adds(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
     hooks = [(users.get(module, module), record(name)) for name, (module, _) in modules.items()]
     meta = {n: t.to("meta") for n, t in _tensors(model)}
     with in_mode(model, training=False), _hooked(hooks), torch.no_grad():
-        functional_call(model, meta, (torch.ones(1, *shape, device="meta"),))
+        functional_call(model, (meta,), (torch.ones(1, *shape, device="meta"),))
     return {
         name: getattr(module, attribute).numel() * positions[name]
         for name, (module, attribute) in modules.items()
@@ -85,7 +84,7 @@ def effective_masks(model: nn.Module, masks: Masks, shape: Sequence[int]) -> Mas
             hooks.append((module, lambda module, inputs, output: _Path.apply(output)))
     device = next(iter(leaves.values())).device
     with in_mode(model, training=False), _hooked(hooks), torch.enable_grad():
-        output = functional_call(model, tensors, (torch.ones(1, *shape, device=device),))
+        output = functional_call(model, (tensors,), (torch.ones(1, *shape, device=device),))
         gradients = torch.autograd.grad(
             output.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,19 +55,19 @@ def select(
 ) -> Masks:
     """Masks of the highest scores: `keep` over all layers together, or `keep[name]` in each layer.
 
-    scores: {name: tensor}, overwritten where `candidates` is False. Only candidates can be kept.
-    Ties at the threshold are broken at random from `generator`. Raises NonFiniteScoresError naming
-    the layer if a score is NaN or infinite.
+    Only candidates (all weights where None) can be kept. Ties at the threshold are broken at random
+    from `generator`. Raises NonFiniteScoresError naming the layer if a score is NaN or infinite.
     """
     for name, score in scores.items():
         _require_finite(name, score)
-    if candidates is not None:
-        for name, score in scores.items():
-            score.masked_fill_(~candidates[name].to(score.device), -math.inf)
     if isinstance(keep, int):
-        kept = _select(list(scores.values()), keep, generator)
+        chosen = candidates and [candidates[name] for name in scores]
+        kept = _select(list(scores.values()), keep, generator, chosen)
         return dict(zip(scores, kept, strict=True))
-    return {name: _select([s], keep[name], generator)[0] for name, s in scores.items()}
+    return {
+        name: _select([s], keep[name], generator, candidates and [candidates[name]])[0]
+        for name, s in scores.items()
+    }
 
 
 def apply(model: nn.Module, masks: Masks) -> None:
@@ -76,8 +77,15 @@ def apply(model: nn.Module, masks: Masks) -> None:
         return
     weights = dict(model.named_parameters())
     check_fit(weights, masks)
-    with torch.no_grad():
-        torch._foreach_mul_([weights[name] for name in masks], list(masks.values()))
+    multiply([(weights[name], mask) for name, mask in masks.items()])
+
+
+@torch.no_grad()
+def multiply(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Multiply weights by their masks, in place; what `apply` does once it has checked."""
+    for weight, mask in pairs:
+        # A CPU multiplies by a tensor of the same type several times faster than by booleans.
+        weight.mul_(mask.to(weight.dtype) if weight.device.type == "cpu" else mask)
 
 
 def check_fit(weights: Mapping[str, Tensor], masks: Masks, device: bool = True) -> None:
@@ -107,10 +115,7 @@ def like_weights(model: nn.Module, masks: Masks) -> Masks:
     Raises ConfigurationError where they do not fit the model."""
     weights = prunable(model)
     check_fit(weights, masks, device=False)
-    return {
-        name: torch.empty_like(weights[name], dtype=torch.bool).copy_(mask)
-        for name, mask in masks.items()
-    }
+    return {name: _like(weights[name], mask) for name, mask in masks.items()}
 
 
 def kept(masks: Masks) -> int:
@@ -129,62 +134,119 @@ def _require_finite(name: str, score: Tensor) -> None:
         )
 
 
-def _select(scores: Sequence[Tensor], keep: int, generator: torch.Generator) -> list[Tensor]:
+def _select(
+    scores: Sequence[Tensor],
+    keep: int,
+    generator: torch.Generator,
+    candidates: Sequence[Tensor] | None,
+) -> list[Tensor]:
+    """A random sample brackets the threshold; one pass takes what lies above the bracket, and only
+    what lies inside is ranked (Floyd and Rivest 1975). Where the sample misleads, everything is."""
     total = sum(score.numel() for score in scores)
     if not 0 <= keep <= total:
         raise ValueError(f"cannot keep {keep} of {total} weights")
     if keep == 0:
         return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
-    threshold = _kth_largest([_flat(score) for score in scores], keep, generator)
-    if threshold == -math.inf:
+    flat = [_flat(score) for score in scores]
+    allowed: list[Tensor | None] = [None] * len(scores)
+    if candidates is not None:
+        allowed = [_flat(_like(s, c)) for s, c in zip(scores, candidates, strict=True)]
+    for low, high in (_bracket(flat, allowed, keep, generator), (-math.inf, math.inf)):
+        parts = [_split(f, may, low, high) for f, may in zip(flat, allowed, strict=True)]
+        missing = keep - sum(int(taken.count_nonzero()) for taken, _ in parts)
+        values = [f[inside] for f, (_, inside) in zip(flat, parts, strict=True)]
+        if 0 < missing <= sum(map(len, values)):
+            break
+    else:
         raise ValueError(f"cannot keep {keep} weights: fewer are left to choose from")
-    masks = [score > threshold for score in scores]
-    missing = keep - sum(int(mask.sum()) for mask in masks)
-    ties = [(score == threshold).nonzero() for score in scores]
+    threshold = _rank(torch.cat(values), missing)
+    ties = []
+    for (taken, inside), value in zip(parts, values, strict=True):
+        better = inside[value > threshold]
+        taken[better] = True
+        missing -= len(better)
+        ties.append(inside[value == threshold])
     lengths = [len(tie) for tie in ties]
     chosen = torch.zeros(sum(lengths), dtype=torch.bool)
     chosen[torch.randperm(len(chosen), generator=generator)[:missing]] = True
-    for mask, tie, take in zip(masks, ties, chosen.split(lengths), strict=True):
-        mask[tie[take.to(tie.device)].unbind(1)] = True
+    masks = []
+    for score, (taken, _), tie, take in zip(
+        scores, parts, ties, chosen.split(lengths), strict=True
+    ):
+        mask = _unflat(taken, score)
+        if len(tie):
+            # In the order of the indices, so that the memory's order decides nothing.
+            tied = torch.zeros_like(taken).index_fill_(0, tie, True)
+            places = _unflat(tied, score).nonzero()
+            mask[places[take.to(places.device)].unbind(1)] = True
+        masks.append(mask)
     return masks
 
 
-def _flat(score: Tensor) -> Tensor:
-    """All values in one dimension, in the order of memory: no copy for channels_last tensors."""
-    last = score.dim() == 4 and score.is_contiguous(memory_format=torch.channels_last)
-    return (score.permute(0, 2, 3, 1) if last else score).reshape(-1)
-
-
-def _kth_largest(flat: Sequence[Tensor], k: int, generator: torch.Generator) -> Tensor:
-    """The k-th largest value of all the 1-D tensors together, exactly.
-
-    A random sample brackets the value; one pass counts what lies above the bracket, and only what
-    lies inside is ranked (Floyd and Rivest 1975). Where the sample misleads, everything is ranked.
-    """
-    flat = [f for f in flat if len(f)]
+def _bracket(
+    flat: Sequence[Tensor],
+    allowed: Sequence[Tensor | None],
+    k: int,
+    generator: torch.Generator,
+) -> tuple[Tensor | float, Tensor | float]:
+    """Two values that the k-th largest of all allowed ones most likely lies between."""
     total = sum(len(f) for f in flat)
-    if total > _SMALL:
-        picks = [
-            f[
-                torch.randint(len(f), (-(-_SAMPLE * len(f) // total),), generator=generator).to(
-                    f.device
-                )
-            ]
-            for f in flat
-        ]
-        sample = torch.cat(picks).sort(descending=True).values
-        expected = k / total * len(sample)
-        # Four standard deviations of the rank that the value has in the sample.
-        slack = 4 * math.sqrt(max(expected * (1 - k / total), 1)) + 4
-        first, last = math.floor(expected - slack), math.ceil(expected + slack)
-        high = sample[first] if first >= 0 else torch.full_like(sample[0], math.inf)
-        low = sample[last] if last < len(sample) else torch.full_like(sample[0], -math.inf)
-        above = sum(int((f > high).sum()) for f in flat)
-        inside = torch.cat([f[(f >= low) & (f <= high)] for f in flat])
-        if above < k <= above + len(inside):
-            return _rank(inside, k - above)
-    return _rank(torch.cat(flat), k)
+    if total <= _SMALL:
+        return -math.inf, math.inf
+    picks = []
+    for f, may in zip(flat, allowed, strict=True):
+        if len(f):
+            share = -(-_SAMPLE * len(f) // total)
+            where = torch.randint(len(f), (share,), generator=generator).to(f.device)
+            picks.append(f[where] if may is None else f[where].masked_fill_(~may[where], -math.inf))
+    sample = torch.cat(picks).sort(descending=True).values
+    expected = k / total * len(sample)
+    # Four standard deviations of the rank that the value has in the sample.
+    slack = 4 * math.sqrt(max(expected * (1 - k / total), 1)) + 4
+    first, last = math.floor(expected - slack), math.ceil(expected + slack)
+    low = sample[last] if last < len(sample) else -math.inf
+    return low, sample[first] if first >= 0 else math.inf
+
+
+def _split(
+    flat: Tensor, may: Tensor | None, low: Tensor | float, high: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Of the allowed values: which lie above `high`, and the places of those in [low, high]."""
+    above, inside = flat > high, flat >= low
+    if may is not None:
+        above &= may
+        inside &= may
+    inside ^= above
+    if inside.device.type == "cpu":
+        # Several times as fast as torch's.
+        return above, torch.from_numpy(np.flatnonzero(inside.numpy()))
+    return above, inside.nonzero().squeeze(1)
+
+
+def _like(tensor: Tensor, mask: Tensor) -> Tensor:
+    """The mask on the tensor's device and in its memory layout; itself where it is so already."""
+    if mask.device == tensor.device and mask.stride() == tensor.stride():
+        return mask
+    return torch.empty_like(tensor, dtype=torch.bool).copy_(mask)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """All values in one dimension, in the order of memory: no copy for channels_last tensors."""
+    return (tensor.permute(0, 2, 3, 1) if _channels_last(tensor) else tensor).reshape(-1)
+
+
+def _unflat(flat: Tensor, like: Tensor) -> Tensor:
+    """`_flat` undone: a view of the shape of the tensor that was flattened."""
+    if _channels_last(like):
+        n, c, h, w = like.shape
+        return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+    return flat.view(like.shape)
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _rank(values: Tensor, k: int) -> Tensor:
+    """The k-th largest."""
     return values.kthvalue(len(values) - k + 1).values

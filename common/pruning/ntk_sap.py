@@ -39,12 +39,11 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import ConfigurationError
 from common.pruning.masks import Masks
-from common.pruning.parameters import prunable
+from common.pruning.parameters import functional_call, prunable
 from common.pruning.scores import Context, Scores
 
 EPSILON = 0.01

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from common.errors import ConfigurationError
@@ -55,6 +56,23 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
         name: getattr(module, attribute)
         for name, (module, attribute) in prunable_modules(model).items()
     }
+
+
+def functional_call(
+    model: nn.Module, tensors: tuple[Mapping[str, Tensor], ...], inputs: tuple[Tensor, ...]
+) -> Tensor:
+    """`torch.func.functional_call` that leaves the model its own tensors.
+
+    Torch's puts a module that the model holds under two names back in the order in which it took it
+    out: what was put in stays there.
+    """
+    stores = [store for m in model.modules() for store in (m._parameters, m._buffers)]
+    before = [dict(store) for store in stores]
+    try:
+        return torch.func.functional_call(model, tensors, inputs)
+    finally:
+        for store, own in zip(stores, before, strict=True):
+            store.update(own)
 
 
 def _computed(model: nn.Module, module: nn.Module, attribute: str) -> ConfigurationError:

@@ -36,11 +36,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from common.pruning.masks import Masks
-from common.pruning.parameters import prunable
+from common.pruning.parameters import functional_call, prunable
 from common.pruning.scores import Batch, Context, Scores, as_in_training
 
 STEPS = 3

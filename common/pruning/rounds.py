@@ -52,7 +52,7 @@ def prune_rounds(
     weights = prunable(model)
     if not weights:
         raise ValueError("the model has no convolution or linear layer, so nothing to prune")
-    context.masks = {}
+    context.masks, context.workspace = {}, {}
     if method.revive:
         context.dense = {name: w.detach().clone() for name, w in weights.items()}
     total = sum(weight.numel() for weight in weights.values())
@@ -79,6 +79,7 @@ def prune_rounds(
         masking.apply(model, masks)
         if observe is not None:
             observe(Round(step, density, masks))
+    context.workspace = None
     return masks
 
 

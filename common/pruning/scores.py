@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from common.pruning.parameters import prunable
+from common.pruning.parameters import functional_call, prunable
 
 Scores = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -39,6 +39,8 @@ class Context:
     masks: what the rounds before this one kept; empty in the first.
     initialise: draws all of the model's weights, in place, as its own were drawn.
     inputs: how many random inputs a score that makes its own looks at.
+    workspace: tensors that a score may keep and overwrite in the next round, its last result
+    among them; None where the scores are to last.
     """
 
     shape: tuple[int, ...] = ()
@@ -48,6 +50,7 @@ class Context:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     initialise: Initialise | None = None
     inputs: int = 100
+    workspace: dict[str, Tensor] | None = None
 
 
 ScoreFunction = Callable[[nn.Module, Context], Scores]
@@ -102,49 +105,65 @@ def grasp_absolute(model: nn.Module, context: Context) -> Scores:
 def synflow(model: nn.Module, context: Context) -> Scores:
     """abs(w dR/dw), R the sum of the outputs for all-ones input and abs() of every parameter
     (Tanaka et al. 2020, eq. 2)."""
-    return synaptic_flow(model, context.shape, torch.abs, list(prunable(model)))[1]
+    names = list(prunable(model))
+    return synaptic_flow(model, context.shape, Tensor.abs_, names, context.workspace)[1]
 
 
 def synflow_l2(model: nn.Module, context: Context) -> Scores:
     """SynFlow with the squares of the parameters in place of their absolute values: the share of
     each weight in the L2 path norm (Gebhart et al. 2021)."""
-    return synaptic_flow(model, context.shape, torch.square, list(prunable(model)))[1]
+    names = list(prunable(model))
+    return synaptic_flow(model, context.shape, Tensor.square_, names, context.workspace)[1]
 
 
 def synaptic_flow(
     model: nn.Module,
     shape: Sequence[int],
-    positive: Callable[[Tensor], Tensor] = torch.abs,
+    positive: Callable[[Tensor], Tensor] = Tensor.abs_,
     names: Sequence[str] | None = None,
+    workspace: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Scores]:
     """R and the scores p dR/dp of the parameters `names` (all when None) of the positive network.
 
+    positive: makes a tensor positive, in place. workspace: see `Context`.
     In float64 throughout: R grows by a factor a layer and passes float32's range on deep networks
     (ResNet-56: 6e70). In eval mode: BatchNorm in train mode would normalise the flow away and break
     its conservation. On Apple's GPUs, which have no float64, the CPU does it and keeps the scores.
     """
     device = next(model.parameters()).device
     on = torch.device("cpu") if device.type == "mps" else device
-    parameters = {
-        name: positive(p.detach().to(on, torch.float64)).requires_grad_()
-        for name, p in model.named_parameters()
-    }
+    named = dict(model.named_parameters())
+    held = {} if workspace is None else workspace
+    for name, p in named.items():
+        if name not in held:
+            held[name] = torch.empty_like(p, dtype=torch.float64, device=on, requires_grad=False)
+        positive(held[name].copy_(p.detach()))
+    parameters = {name: held[name].detach() for name in named}
     buffers = {
         name: b.detach().to(on, torch.float64) if b.is_floating_point() else b.detach().to(on)
         for name, b in model.named_buffers()
     }
+    names = list(named) if names is None else names
+    unreached = set(names)
+
+    def score(p: Tensor, name: str) -> None:
+        # Nothing of the backward pass needs p any more: its score takes its place, and no more
+        # than one layer's gradient exists at a time.
+        with torch.no_grad():
+            p.mul_(p.grad)
+        p.grad = None
+        unreached.remove(name)
+
+    for name in names:
+        leaf = parameters[name].requires_grad_()
+        leaf.register_post_accumulate_grad_hook(partial(score, name=name))
     ones = torch.ones(1, *shape, dtype=torch.float64, device=on)
     with in_mode(model, training=False), torch.enable_grad():
         flow = functional_call(model, (parameters, buffers), (ones,)).sum()
-    names = list(parameters) if names is None else names
-    chosen = [parameters[name] for name in names]
-    gradients = torch.autograd.grad(flow, chosen, allow_unused=True, materialize_grads=True)
-    with torch.no_grad():
-        scores = {
-            name: gradient.mul_(p)
-            for name, p, gradient in zip(names, chosen, gradients, strict=True)
-        }
-    return flow.detach(), scores
+    flow.backward()
+    for name in unreached:
+        held[name].zero_()
+    return flow.detach(), {name: held[name] for name in names}
 
 
 def loss_gradients(
