@@ -4,18 +4,23 @@ written, a working folder with a quota, no network."""
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import kaggle_machine
+import nbformat
 import pandas as pd
+import papermill
 import pytest
 import torch
 
 from common import bootstrap, environment
+from common.archive import pack
+from common.datasets import folders
 from common.errors import ConfigurationError
 from common.experiment import configure
 from common.studies import tables
-from common.sweep import doctor
+from common.sweep import doctor, execute
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,16 +98,25 @@ def test_results_go_to_the_working_folder_where_the_repository_cannot_be_written
     assert tables.folder("inversion", recompute=False) == ROOT / "figures/results/inversion"
 
 
+def test_runs_look_for_data_where_the_sweep_downloaded_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("TRIALS_DATA", raising=False)
+    monkeypatch.setattr(folders, "DATA", tmp_path / "data")
+    assert "TRIALS_DATA" not in execute._environment({}, "mark", "scratch")
+    (tmp_path / "data").mkdir()
+    assert execute._environment({}, "mark", "scratch")["TRIALS_DATA"] == str(tmp_path / "data")
+    monkeypatch.setenv("TRIALS_DATA", "elsewhere")
+    assert execute._environment({}, "mark", "scratch")["TRIALS_DATA"] == "elsewhere"
+
+
 @pytest.fixture
 def kaggle(tmp_path):
     """`run(size, command)` on a machine like Kaggle's that has the suite attached; what it leaves
     in its working folder lies in `working`."""
     if not kaggle_machine.AVAILABLE:
         pytest.skip("this system lets no user make namespaces")
-    tracked = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\0")
-    for name in filter(None, tracked):
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
         source, target = ROOT / name, tmp_path / "input" / "pruning" / name
         if source.is_file() and source.suffix not in (".png", ".svg"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,4 +156,76 @@ def test_a_full_working_folder_leaves_no_half_result(kaggle, tmp_path):
     assert "No space left on device" in done.stderr
     assert list(kaggle.working.rglob("run.json")), "it had begun"
     assert not list(kaggle.working.rglob("summary.csv"))
-    assert not list(kaggle.working.rglob("*.part*"))
+    assert not list(kaggle.working.rglob(".*.csv.*"))
+
+
+# A grid from a browser tab
+
+
+def test_the_archive_is_the_folder_without_checkpoints(tmp_path):
+    run = tmp_path / "quick" / "SNIP" / "one"
+    run.mkdir(parents=True)
+    for name in ("summary.csv", "run.json", "notebook.ipynb", "checkpoint.pt", ".summary.csv.7"):
+        (run / name).write_text(name)
+    (tmp_path / "quick" / "summary.csv").touch()
+    for _ in range(2):  # it does not pack itself
+        archive = pack(tmp_path / "quick")
+        assert archive == tmp_path / "quick.zip"
+        assert zipfile.ZipFile(archive).namelist() == [
+            "quick/SNIP/one/notebook.ipynb",
+            "quick/SNIP/one/run.json",
+            "quick/SNIP/one/summary.csv",
+            "quick/summary.csv",
+        ]
+
+
+TINY = "method=magnitude ablation=none epochs=0 device=cpu sparsity="
+
+
+def said(path):
+    """All that an executed notebook printed or displayed as text."""
+    outputs = [
+        o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])
+    ]
+    return "".join(str(o.get("text") or o.get("data", {}).get("text/plain")) for o in outputs)
+
+
+@pytest.mark.slow
+def test_a_grid_in_two_sessions_on_kaggle(kaggle, tmp_path):
+    notebook, size = "trials/run_all.ipynb", 100_000_000
+    done = kaggle.papermill(size, notebook, "out.ipynb", parameters=f"{TINY}0.5", grid="quick")
+    assert done.returncode == 0, done.stderr
+    first = said(kaggle.working / "out.ipynb")
+    assert "1/1 done" in first
+    assert "The quick grid can run here" not in first, "100 MB are too little"
+    names = zipfile.ZipFile(kaggle.working / "results" / "quick.zip").namelist()
+    ends = {Path(name).name for name in names}
+    assert {"summary.csv", "run.json", "notebook.ipynb", "accuracy.png", "accuracy.svg"} <= ends
+    assert "checkpoint.pt" not in ends
+    # The next session finds the first one's output among its inputs.
+    (tmp_path / "input" / "earlier").mkdir()
+    kaggle.working.rename(tmp_path / "input" / "earlier" / "output")
+    done = kaggle.papermill(size, notebook, "out.ipynb", parameters=f"{TINY}0.5,0.9", grid="quick")
+    assert done.returncode == 0, done.stderr
+    second = said(kaggle.working / "out.ipynb")
+    assert "1 runs were done in an earlier session" in second
+    assert "2/2 done" in second
+    assert len(pd.read_csv(kaggle.working / "results" / "quick" / "summary.csv")) == 2
+
+
+@pytest.mark.slow
+def test_run_all_goes_on_to_the_download_when_a_run_fails(tmp_path):
+    grid = tmp_path / "broken.yaml"
+    grid.write_text("runs:\n  - {method: magnitude, epochs: 0, device: 'cuda:7'}\n")
+    output = tmp_path / "out.ipynb"
+    papermill.execute_notebook(
+        str(ROOT / "trials" / "run_all.ipynb"),
+        str(output),
+        {"grid": str(grid), "results_dir": str(tmp_path / "results")},
+        cwd=str(ROOT),
+        progress_bar=False,
+    )
+    text = said(output)
+    assert "device='cuda:7' is not there" in text
+    assert "No run is finished yet." in text
+    assert (tmp_path / "results" / "broken.zip").is_file()
