@@ -10,6 +10,7 @@ import nbformat
 import papermill
 import pytest
 
+from common.collected import collect
 from common.datasets import DATASETS
 from common.experiment import PARAMETERS, PRECISIONS, configure
 from common.models import MODELS
@@ -17,7 +18,7 @@ from common.protocols import PROTOCOLS
 from common.pruning import METHODS
 from common.pruning.ablations import ABLATIONS
 from common.reference import SOURCES as PUBLISHED
-from common.results import EPOCHS, LAYERS, SUMMARY, collect
+from common.results import EPOCHS, LAYERS, SUMMARY
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
