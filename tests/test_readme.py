@@ -128,3 +128,12 @@ def test_the_method_table_lists_every_variant():
         row = re.search(rf"^\| `{method}` \|(.*)$", README, re.MULTILINE)[1]
         for variant in filter(None, variants):
             assert f"`{variant}`" in row.split("|")[-2]
+
+
+def test_every_line_of_the_fault_list_names_its_test():
+    table = README.partition("What happens when something breaks")[2].partition("\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(lines) >= 15
+    for line in lines:
+        file, name = re.search(r"`(test_\w+\.py)::(test_\w+)` \|$", line).groups()
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), line

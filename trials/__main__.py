@@ -22,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(highlight=False, emoji=False)
     try:
+        if "results" in options:
+            from common.experiment import default_results
+
+            options.results = options.results or default_results()
         return options.command(options, console)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -121,9 +125,9 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--results",
                 type=Path,
-                default=ROOT / "results",
                 metavar="DIR",
-                help="where results lie, a folder for each grid (default: results/ here)",
+                help="where results lie, a folder for each grid (default: results/ in the "
+                "repository, or here where that cannot be written)",
             )
         return one
 
