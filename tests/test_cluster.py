@@ -127,13 +127,22 @@ def test_a_cluster_and_a_local_sweep_share_the_work(dask: Dask) -> None:
 
 
 @slow
-def test_another_worker_does_the_run_of_a_killed_one(dask: Dask) -> None:
-    both = [dask.add("--nthreads", "1") for _ in range(2)]
+@pytest.mark.parametrize(
+    ("option", "signum"), [("--nanny", signal.SIGKILL), ("--no-nanny", signal.SIGTERM)]
+)
+def test_another_worker_does_the_run_of_a_lost_one(
+    option: str, signum: signal.Signals, dask: Dask
+) -> None:
+    both = [dask.add("--nthreads", "1", option) for _ in range(2)]
     sweep = dask.start(("daemon", 5), ("daemon", 5), ("finish", 0))
     wait_for(lambda: dask.executions(0) and dask.executions(1))
     first = dask.machine(0)
-    lost = next(one for one in both if first in [child.pid for child in one.children()])
-    lose(lost)
+    lost = next(one for one in both if first in [p.pid for p in (one, *one.children())])
+    if signum == signal.SIGKILL:
+        lose(lost)
+    else:  # Slurm's scancel reaches all processes of a job
+        for process in [lost, *lost.children(recursive=True)]:
+            process.terminate()
     status, output = finished(sweep)
     assert status == 0, output
     assert [dask.executions(number) for number in range(3)] == [2, 1, 1]

@@ -223,6 +223,17 @@ def test_a_killed_worker_takes_its_kernel_along_and_the_batch_goes_on(batch: Bat
 
 
 @slow
+def test_a_run_that_is_told_to_end_is_done_again(batch: Batch) -> None:
+    sweep = batch.start(("finish", 2), workers=1)
+    wait_for(lambda: batch.executions(0))
+    worker = next(p for p in batch.processes() if "common.sweep.worker" in p.cmdline())
+    worker.terminate()  # as when a batch system ends all processes of a job
+    output, _ = sweep.communicate(timeout=PATIENCE)
+    assert sweep.returncode == 0, output
+    assert batch.executions(0) == 2
+
+
+@slow
 def test_a_killed_sweep_leaves_nothing_behind_and_can_be_continued(batch: Batch) -> None:
     sweep = batch.start(("finish", 0), ("daemon", 600), ("finish", 600), ("finish", 0))
     wait_for(lambda: batch.is_done(0) and batch.executions(1) and batch.executions(2))

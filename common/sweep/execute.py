@@ -143,7 +143,7 @@ def run_notebook(
             _end(process, mark)
     if process.returncode == 0 and not stopped:
         return None
-    if stopped:
+    if stopped or process.returncode == 128 + signal.SIGTERM:  # a batch system asks all to end
         return Outcome("stopped")
     return Outcome("failed", _reason(error, process.returncode))
 
