@@ -9,7 +9,6 @@ from pathlib import Path
 
 from common import models, protocols
 from common.datasets import DATASETS
-from common.environment import ROOT as ROOT
 from common.environment import workplace
 from common.errors import ConfigurationError, unknown
 from common.protocols import Protocol

@@ -208,7 +208,7 @@ def test_a_grid_in_two_sessions_on_kaggle(kaggle, tmp_path):
     done = kaggle.papermill(size, notebook, "out.ipynb", parameters=f"{TINY}0.5,0.9", grid="quick")
     assert done.returncode == 0, done.stderr
     second = said(kaggle.working / "out.ipynb")
-    assert "1 runs were done in an earlier session" in second
+    assert "Done in an earlier session, whose results were found: 1" in second
     assert "2/2 done" in second
     assert len(pd.read_csv(kaggle.working / "results" / "quick" / "summary.csv")) == 2
 

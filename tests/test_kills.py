@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from common.collected import collect
-from common.experiment import ROOT
+from common.environment import ROOT
 
 TIMED = ["prune_seconds", "train_seconds", "images_per_second", "started_at", "seconds"]
 TIMED += ["code_version"]  # a commit may be made meanwhile

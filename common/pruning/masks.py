@@ -20,7 +20,7 @@ Masks = dict[str, Tensor]
 
 # Below this many scores a plain selection is quicker than a sample and a bracket.
 _SMALL = 1 << 17
-_SAMPLE = 1 << 16
+_SAMPLE = 1 << 15
 
 
 class NonFiniteScoresError(ValueError):
@@ -125,7 +125,7 @@ def kept(masks: Masks) -> int:
 
 def _require_finite(name: str, score: Tensor) -> None:
     # NaN passes through the extremes, so one reduction sees every kind of non-finite value.
-    low, high = torch.aminmax(score) if score.numel() else (score.sum(), score.sum())
+    low, high = torch.aminmax(_flat(score)) if score.numel() else (score.sum(), score.sum())
     if not (torch.isfinite(low) and torch.isfinite(high)):
         bad = int((~torch.isfinite(score)).sum())
         raise NonFiniteScoresError(

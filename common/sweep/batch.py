@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from common.errors import ConfigurationError
-from common.experiment import ROOT
+from common.environment import ROOT
 from common.results import is_done
 from common.sweep import budget, earlier, grid, plan, report, slots
 from common.sweep.job import Job
@@ -68,7 +68,7 @@ def run(
     if left:
         since = plan.check_writable(root)
         if found := earlier.take_over(left):
-            console.print(f"{found} runs were done in an earlier session, found in its results")
+            console.print(f"Done in an earlier session, whose results were found: {found}")
         left = [job for job in left if not is_done(job.folder)]
     if not left:
         console.print(f"All {len(every)} runs are done.")

@@ -7,6 +7,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -49,9 +50,11 @@ def _copy(source: Path, target: Path) -> None:
             copy.rename(target)
 
 
-def _folders(root: Path, name: str, depth: int) -> Iterator[Path]:
+def _folders(root: str | Path, name: str, depth: int) -> Iterator[Path]:
     """The folders called `name` below `root`, not looking into what is called so itself."""
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    with os.scandir(root) as entries:  # tells folders from files without a look at each
+        folders = sorted(entry.path for entry in entries if entry.is_dir())
+    for folder in map(Path, folders):
         if folder.name == name:
             yield folder
         elif depth > 1:
