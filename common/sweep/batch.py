@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from common.errors import ConfigurationError
 from common.environment import ROOT
+from common.errors import ConfigurationError
 from common.results import is_done
 from common.sweep import budget, earlier, grid, plan, report, slots
 from common.sweep.job import Job
