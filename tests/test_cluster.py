@@ -299,7 +299,7 @@ def _no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("different", "problem"),
     [
-        ({"imported": "0"}, "runs an earlier version of .*common/sweep; start it again"),
+        ({"imported": "0"}, "has imported another version of .*common/sweep; start it"),
         ({"read": "0"}, "sees another version of .* than is here; let all share one folder"),
         ({"trouble": "is not there"}, "results is not there; choose a folder .* with --results"),
         (

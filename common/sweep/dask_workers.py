@@ -131,7 +131,7 @@ class Workers:
         if found.read != remote.digest(*remote.RUN):
             return f"sees another version of {ROOT} than is here; let all share one folder"
         if found.imported != remote.IMPORTED:
-            return f"runs an earlier version of {ROOT}/common/sweep; start it again"
+            return f"has imported another version of {ROOT}/common/sweep; start it and this again"
         if found.trouble:
             return f"{self.root} {found.trouble}; choose a folder that all share with --results"
         return self._gpu_problem(found) if self.gpu_wanted else None
