@@ -106,26 +106,26 @@ def synflow(model: nn.Module, context: Context) -> Scores:
     """abs(w dR/dw), R the sum of the outputs for all-ones input and abs() of every parameter
     (Tanaka et al. 2020, eq. 2)."""
     names = list(prunable(model))
-    return synaptic_flow(model, context.shape, Tensor.abs_, names, context.workspace)[1]
+    return synaptic_flow(model, context.shape, torch.abs, names, context.workspace)[1]
 
 
 def synflow_l2(model: nn.Module, context: Context) -> Scores:
     """SynFlow with the squares of the parameters in place of their absolute values: the share of
     each weight in the L2 path norm (Gebhart et al. 2021)."""
     names = list(prunable(model))
-    return synaptic_flow(model, context.shape, Tensor.square_, names, context.workspace)[1]
+    return synaptic_flow(model, context.shape, _square, names, context.workspace)[1]
 
 
 def synaptic_flow(
     model: nn.Module,
     shape: Sequence[int],
-    positive: Callable[[Tensor], Tensor] = Tensor.abs_,
+    positive: Callable[[Tensor], Tensor] = torch.abs,
     names: Sequence[str] | None = None,
     workspace: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Scores]:
     """R and the scores p dR/dp of the parameters `names` (all when None) of the positive network.
 
-    positive: makes a tensor positive, in place. workspace: see `Context`.
+    positive: of a parameter, what it is in the positive network. workspace: see `Context`.
     In float64 throughout: R grows by a factor a layer and passes float32's range on deep networks
     (ResNet-56: 6e70). In eval mode: BatchNorm in train mode would normalise the flow away and break
     its conservation. On Apple's GPUs, which have no float64, the CPU does it and keeps the scores.
@@ -137,7 +137,7 @@ def synaptic_flow(
     for name, p in named.items():
         if name not in held:
             held[name] = torch.empty_like(p, dtype=torch.float64, device=on, requires_grad=False)
-        positive(held[name].copy_(p.detach()))
+        held[name].copy_(positive(p.detach().to(on)))
     parameters = {name: held[name].detach() for name in named}
     buffers = {
         name: b.detach().to(on, torch.float64) if b.is_floating_point() else b.detach().to(on)
@@ -164,6 +164,11 @@ def synaptic_flow(
     for name in unreached:
         held[name].zero_()
     return flow.detach(), {name: held[name] for name in names}
+
+
+def _square(p: Tensor) -> Tensor:
+    # In the parameter's own precision it would be rounded.
+    return p.double().square()
 
 
 def loss_gradients(
