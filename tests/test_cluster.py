@@ -56,9 +56,9 @@ class Dask(Batch):
     def add(self, *options: str, **environment: str) -> psutil.Process:
         """Start a worker and wait for it."""
         with distributed.Client(self.address, set_as_default=False) as client:
-            known = len(client.nthreads())
+            known = set(client.nthreads())
             process = self._run("worker", "--host", "127.0.0.1", *options, **environment)
-            client.wait_for_workers(known + 1, timeout=PATIENCE)
+            wait_for(lambda: set(client.nthreads()) - known)
         return psutil.Process(process.pid)
 
     def start(self, *behaviours: tuple[str, float]) -> subprocess.Popen:
