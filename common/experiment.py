@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from common import models, protocols
+from common import models, protocols, registry
 from common.datasets import DATASETS
 from common.environment import workplace
-from common.errors import ConfigurationError, unknown
+from common.errors import unknown
 from common.protocols import Protocol
-from common.pruning import ablations, check_sparsity, find
+from common.pruning import ablations, check_sparsity
+from common.values import text, whole
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_PROTOCOL = "quick"
@@ -42,6 +43,7 @@ class Experiment:
 
     sparsity: fraction of prunable weights removed. epochs: of training after pruning.
     hyper: the protocol as it applies to this model, data set and number of epochs.
+    options: the values of the method's own parameters, if it is a trial (`common.registry`).
     """
 
     method: str
@@ -57,6 +59,7 @@ class Experiment:
     data_dir: str | None
     results_dir: Path
     hyper: Protocol
+    options: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def protocol(self) -> str:
@@ -86,7 +89,16 @@ class Experiment:
         parts += [f"epochs{self.epochs}"]
         parts += [f"batch{self.batch_size}"] if self.batch_size != self.hyper.batch_size else []
         parts += [self.precision] if self.precision != self.hyper.precision else []
+        for option in registry.options(self.method):
+            value = self.options[option.name]
+            parts += [f"{option.name}-{value}"] if value != option.default else []
         return "_".join(parts)
+
+    @property
+    def all_epochs(self) -> float:
+        """Of all trainings of the run together."""
+        trial = registry.TRIALS.get(self.method)
+        return self.pretrain_epochs + (trial.epochs(self) if trial else self.epochs)
 
     @property
     def folder(self) -> Path:
@@ -97,7 +109,7 @@ class Experiment:
         """The notebook's parameters with this run's values; configuring with them gives the run
         again."""
         values = {name: getattr(self, name) for name in PARAMETERS}
-        return {**values, "results_dir": str(self.results_dir)}
+        return {**values, "results_dir": str(self.results_dir), **self.options}
 
 
 def configure(
@@ -117,43 +129,51 @@ def configure(
     device: str | None = None,
     data_dir: str | Path | None = None,
     results_dir: str | Path | None = None,
+    **options: object,
 ) -> Experiment:
     """A validated run of `method` (the name of its folder under `trials/`).
 
-    None or "" means what the protocol says. Neither data nor device is touched. Raises
-    ConfigurationError naming the parameter, its value and the choices.
+    None or "" means what the protocol says, or an option's default. options: the method's own
+    parameters, if it has any. Neither data nor device is touched. Raises ConfigurationError naming
+    the parameter, its value and the choices.
     """
-    base = protocols.find(_text(protocol, DEFAULT_PROTOCOL))
-    variant = _text(variant, "")
-    find(method, variant)
-    ablation = _text(ablation, "none").replace(" ", "")
+    base = protocols.find(text(protocol, DEFAULT_PROTOCOL))
+    variant = text(variant, "")
+    registry.find(method, variant)
+    options = registry.read(method, options)
+    ablation = text(ablation, "none").replace(" ", "")
     ablations.parse(ablation)
     sparsity = base.sparsity if sparsity is None or sparsity == "" else sparsity
     check_sparsity(sparsity)
-    dataset = _text(dataset, base.dataset)
+    dataset = text(dataset, base.dataset)
     if dataset not in DATASETS:
         raise unknown("dataset", dataset, DATASETS)
-    model = _text(model, base.model)
+    model = text(model, base.model)
     models.check(model, DATASETS[dataset].shape)
-    hyper = base.for_run(model, dataset, _whole("epochs", epochs, least=0))
-    precision = _text(precision, hyper.precision)
+    hyper = base.for_run(model, dataset, whole("epochs", epochs, least=0))
+    hyper, options = _replaced(hyper, options)
+    precision = text(precision, hyper.precision)
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    return Experiment(
+    experiment = Experiment(
         method=method,
         variant=variant,
         ablation=ablation,
         sparsity=float(sparsity),
-        seed=_whole("seed", seed, least=0) or 0,
+        seed=whole("seed", seed, least=0) or 0,
         epochs=hyper.epochs,
-        batch_size=_whole("batch_size", batch_size, least=1) or hyper.batch_size,
-        pretrain_epochs=_whole("pretrain_epochs", pretrain_epochs, least=0) or 0,
+        batch_size=whole("batch_size", batch_size, least=1) or hyper.batch_size,
+        pretrain_epochs=whole("pretrain_epochs", pretrain_epochs, least=0) or 0,
         precision=precision,
-        device=_device(_text(device, "auto")),
+        device=_device(text(device, "auto")),
         data_dir=str(data_dir) if data_dir else None,
-        results_dir=Path(_text(results_dir, str(default_results() / "notebooks"))),
+        results_dir=Path(text(results_dir, str(default_results() / "notebooks"))),
         hyper=hyper,
+        options=options,
     )
+    if method in registry.TRIALS:
+        registry.TRIALS[method].check(experiment)
+    return experiment
 
 
 def default_results() -> Path:
@@ -164,23 +184,17 @@ def default_results() -> Path:
 
 def from_notebook(method: str, variables: dict[str, object]) -> Experiment:
     """`configure` with the values of a notebook's parameters cell; pass it `globals()`."""
-    return configure(method, **{name: variables[name] for name in PARAMETERS})
+    names = (*PARAMETERS, *(option.name for option in registry.options(method)))
+    return configure(method, **{name: variables[name] for name in names})
 
 
-def _text(value: object, default: str) -> str:
-    """The value, or the default where it is not given."""
-    return default if value is None or value == "" else str(value)
-
-
-def _whole(name: str, value: object, least: int) -> int | None:
-    """A whole number of at least `least`, or None where it is not given."""
-    if value is None or value == "":
-        return None
-    if not isinstance(value, Real) or isinstance(value, bool) or value % 1 != 0:
-        raise ConfigurationError(f"{name}={value!r} is not a whole number (None: the protocol's)")
-    if value < least:
-        raise ConfigurationError(f"{name}={value!r} is below {least}")
-    return int(value)
+def _replaced(hyper: Protocol, options: dict) -> tuple[Protocol, dict]:
+    """The protocol with the options that are called like one of its fields; options that say what
+    it says anyway become None."""
+    names = {one.name for one in fields(hyper)} & set(options)
+    changed = {name: options[name] for name in names if options[name] is not None}
+    same = {name: None for name, value in changed.items() if value == getattr(hyper, name)}
+    return replace(hyper, **changed), {**options, **same}
 
 
 def _device(name: str) -> str:

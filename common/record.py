@@ -59,6 +59,8 @@ class Record:
             "device": f"{environment.hardware(self.device)}, {self.precision}",
             "results": _shown(experiment.folder),
         }
+        for name, value in experiment.options.items():
+            rows[name.replace("_", " ")] = "as the protocol has it" if value is None else str(value)
         if self.moved:
             rows["earlier result"] = f"moved to {_shown(self.moved)}"
         return rows

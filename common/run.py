@@ -18,10 +18,11 @@ from common.callbacks import History
 from common.experiment import Experiment
 from common.models.initialise import initialise
 from common.protocols import Protocol
-from common.pruning import Masks, find
+from common.pruning import Masks, Method
 from common.pruning.rounds import prune_ablated
-from common.pruning.scores import Context, Scores
+from common.pruning.scores import Context, Initialise, Scores
 from common.record import Record
+from common.registry import find
 from common.seeding import generator
 
 # As Tanaka et al. have it; CIFAR-100's 1,000 scoring images make four batches.
@@ -31,6 +32,24 @@ TRAINING_BATCH = 128
 # Wang et al.'s for NTK-SAP.
 INPUTS_PER_CLASS = 10
 EVALUATION_BATCH = 1000
+
+
+def scoring_context(
+    method: Method, data: datasets.Dataset, seed: int, initialise: Initialise
+) -> Context:
+    """What the scores of `method` may look at: scoring images of the seed's own stream, on the
+    data's device, the input's shape, and how the weights are drawn."""
+    batches, spec = [], data.spec
+    per_class, size = method.images_per_class, SCORING_BATCH
+    if method.training_batches:
+        each = max(1, round(TRAINING_BATCH / spec.classes))
+        per_class, size = each * method.training_batches, each * spec.classes
+    if per_class:
+        device = data.train_images.device
+        images, labels = datasets.scoring_batch(data, per_class, seed, device)
+        batches = list(zip(images.split(size), labels.split(size), strict=True))
+    stream, inputs = generator(seed, "pruning"), INPUTS_PER_CLASS * spec.classes
+    return Context(spec.shape, batches, stream, initialise=initialise, inputs=inputs)
 
 
 class Run(Record):
@@ -148,17 +167,8 @@ class Run(Record):
 
     @functools.cached_property
     def context(self) -> Context:
-        """What the scores may look at: scoring images of the run's own stream, input shape."""
-        batches, spec, seed = [], self.data.spec, self.experiment.seed
-        per_class, size = self.method.images_per_class, SCORING_BATCH
-        if self.method.training_batches:
-            each = max(1, round(TRAINING_BATCH / spec.classes))
-            per_class, size = each * self.method.training_batches, each * spec.classes
-        if per_class:
-            images, labels = datasets.scoring_batch(self.data, per_class, seed, self.device)
-            batches = list(zip(images.split(size), labels.split(size), strict=True))
-        stream, inputs = generator(seed, "pruning"), INPUTS_PER_CLASS * spec.classes
-        return Context(spec.shape, batches, stream, initialise=self._initialise, inputs=inputs)
+        """What the run's scores may look at."""
+        return scoring_context(self.method, self.data, self.experiment.seed, self._initialise)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

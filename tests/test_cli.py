@@ -13,7 +13,7 @@ import pytest
 
 import trials.__main__ as cli
 from common.errors import ConfigurationError
-from common.pruning import METHODS
+from common.registry import names
 from common.sweep import batch, budget, claims, memory, pool, slots
 
 GRID = (
@@ -89,7 +89,7 @@ def test_list(capsys: pytest.CaptureFixture) -> None:
     output = capsys.readouterr().out
     assert re.search(r"SNIP \(.*iterative.*\)", output)
     methods = re.findall(r"^  (\w+)", output.partition("protocols")[0], re.MULTILINE)
-    assert {"random", "magnitude", "SNIP", "grasp", "synflow"} <= set(methods) <= set(METHODS)
+    assert {"random", "magnitude", "SNIP", "grasp", "synflow"} <= set(methods) <= set(names())
     for words in ("synflow", "frankle2021", "quick: .*, 41 runs", "seed: .*, 81 runs"):
         assert re.search(words, output)
 

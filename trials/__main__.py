@@ -79,15 +79,15 @@ def figures(options: argparse.Namespace, console: Console) -> int:
 
 def listing(options: argparse.Namespace, console: Console) -> int:
     """Say what there is to run."""
+    from common import registry
     from common.protocols import PROTOCOLS
-    from common.pruning import METHODS
     from common.sweep import batch, grid
     from common.sweep import plan as plans
 
     notebooks = plans.notebooks(batch.TRIALS)
     console.print("[bold]methods[/bold] (variants)")
     for method in notebooks:
-        variants = ", ".join(name for name in METHODS.get(method, {}) if name)
+        variants = ", ".join(filter(None, registry.variants(method)))
         console.print(f"  {method}{f' ({variants})' if variants else ''}")
     console.print("[bold]protocols[/bold]")
     for protocol in PROTOCOLS.values():

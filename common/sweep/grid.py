@@ -20,8 +20,8 @@ import yaml
 
 from common.errors import ConfigurationError, unknown
 from common.experiment import PARAMETERS
+from common.registry import option_names
 
-KEYS = ("method", *(name for name in PARAMETERS if name != "results_dir"))
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -44,6 +44,12 @@ class Grid:
             values = {**block, **(overrides or {})}
             for combination in itertools.product(*values.values()):
                 yield f"{self.path}: block {number}", dict(zip(values, combination, strict=True))
+
+
+def keys() -> tuple[str, ...]:
+    """What a run may be told: its method, the parameters of all, those that some trials have."""
+    common = (name for name in PARAMETERS if name != "results_dir")
+    return ("method", *common, *option_names())
 
 
 def names(folder: Path) -> list[str]:
@@ -75,7 +81,7 @@ def load(path: Path, methods: Iterable[str]) -> Grid:
     for key in ("title", "description"):
         if not isinstance(content.get(key, ""), str):
             raise ConfigurationError(f"{path}: {key} must be a line of text")
-    defaults = _mapping(content.get("defaults", {}), f"{path}: defaults", KEYS)
+    defaults = _mapping(content.get("defaults", {}), f"{path}: defaults", keys())
     for key, value in defaults.items():
         if not isinstance(value, _SCALARS):
             raise ConfigurationError(f"{path}: defaults: {key} must be one value, not {value!r}")
@@ -105,8 +111,8 @@ def overrides(settings: Iterable[str]) -> dict[str, list]:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ConfigurationError(f"-p {setting!r}: write it as name=value")
-        if name not in KEYS:
-            raise unknown("-p", name, KEYS)
+        if name not in keys():
+            raise unknown("-p", name, keys())
         if "," in text and not text.startswith("["):
             text = f"[{text}]"
         try:
@@ -117,7 +123,7 @@ def overrides(settings: Iterable[str]) -> dict[str, list]:
 
 
 def _block(block: object, defaults: Mapping, where: str, methods: list[str]) -> dict[str, list]:
-    block = {**defaults, **_mapping(block, where, KEYS)}
+    block = {**defaults, **_mapping(block, where, keys())}
     values = {key: _values(value, f"{where}: {key}") for key, value in block.items()}
     if "method" not in values:
         raise ConfigurationError(f"{where}: method is missing; choose from: {', '.join(methods)}")

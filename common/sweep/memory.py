@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from common import datasets, models
 from common.experiment import Experiment
-from common.pruning import find, prunable
+from common.pruning import prunable
+from common.registry import find
 from common.run import EVALUATION_BATCH, SCORING_BATCH
 
 CONTEXT = 1.0e9  # bytes: CUDA's context and the workspaces of its libraries

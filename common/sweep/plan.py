@@ -6,9 +6,8 @@ import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from common import datasets, experiment, models
+from common import datasets, experiment, models, registry
 from common.errors import ConfigurationError
-from common.pruning import METHODS
 from common.pruning.diagnostics import multiply_adds
 from common.sweep import memory
 from common.sweep.claims import file_time
@@ -18,7 +17,7 @@ from common.sweep.job import Job
 
 def notebooks(trials: Path) -> dict[str, Path]:
     """{method: its notebook} of the folder `trials`; other notebooks may lie there too."""
-    found = {method: trials / method / f"{method}.ipynb" for method in METHODS}
+    found = {method: trials / method / f"{method}.ipynb" for method in registry.names()}
     return {method: path for method, path in found.items() if path.is_file()}
 
 
@@ -68,7 +67,7 @@ def _job(configured: experiment.Experiment, notebook: Path) -> Job:
     parameters = configured.parameters()
     if parameters["data_dir"]:  # the notebook runs in another working folder
         parameters["data_dir"] = str(Path(parameters["data_dir"]).expanduser().resolve())
-    epochs = configured.epochs + configured.pretrain_epochs
+    epochs = configured.all_epochs
     method = (configured.method, configured.variant)
     return Job(
         method=configured.method,

@@ -1,0 +1,154 @@
+"""Trials with parameters of their own: read, named, planned, refused; methods without stay."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import registry
+from common.errors import ConfigurationError
+from common.experiment import PARAMETERS, configure, from_notebook
+from common.pruning import METHODS
+from common.registry import Option, Trial
+from common.run import Run
+from common.sweep import grid, plan
+from common.values import number_in, one_of, whole_from
+
+OWN = (
+    Option("steps", 3, whole_from(1)),
+    Option("strength", 0.5, number_in(0, 1)),
+    Option("order", "first", one_of(("first", "last"))),
+    Option("weight_decay", None, number_in(0)),
+)
+
+
+def refuse(experiment) -> None:
+    if experiment.options["steps"] > experiment.epochs:
+        raise ConfigurationError("steps: more than epochs")
+
+
+@pytest.fixture
+def trial(monkeypatch):
+    made = Trial(OWN, check=refuse, epochs=lambda e: e.epochs * e.options["steps"])
+    monkeypatch.setitem(registry.TRIALS, "made_up", made)
+
+
+PLAIN = "quick_digits_small_vgg_sparsity0.9_none_seed0_epochs8"
+
+
+@pytest.mark.usefixtures("trial")
+def test_options_stand_in_the_name_where_they_are_not_the_default():
+    assert configure("made_up").run_id == PLAIN
+    assert configure("made_up", steps=3, order="first", strength="").run_id == PLAIN
+    run = configure("made_up", steps=2.0, strength=0.25, order="last", weight_decay=0.01)
+    assert run.run_id == f"{PLAIN}_steps-2_strength-0.25_order-last_weight_decay-0.01"
+    assert run.options == {"steps": 2, "strength": 0.25, "order": "last", "weight_decay": 0.01}
+    assert run.all_epochs == 16
+
+
+@pytest.mark.usefixtures("trial")
+def test_an_option_called_like_a_hyperparameter_replaces_it():
+    assert configure("made_up").hyper.weight_decay == 1e-4
+    assert configure("made_up", weight_decay=0.01).hyper.weight_decay == 0.01
+    assert configure("made_up", weight_decay=1e-4) == configure("made_up")
+
+
+values = st.fixed_dictionaries(
+    {
+        "steps": st.none() | st.integers(1, 8),
+        "strength": st.none() | st.floats(0, 1).map(abs),
+        "order": st.sampled_from(["", "first", "last"]),
+        "weight_decay": st.none() | st.floats(0, 1).map(abs),
+    }
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(values, values)
+def test_a_run_comes_back_from_its_parameters_and_names_tell_runs_apart(one, other):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.TRIALS, "made_up", Trial(OWN))
+        a, b = configure("made_up", **one), configure("made_up", **other)
+        assert (a.run_id == b.run_id) == (a.options == b.options)
+        assert re.fullmatch(r"[A-Za-z0-9_.+-]{1,200}", a.run_id)
+        told = a.parameters()
+        assert tuple(told) == (*PARAMETERS, *(option.name for option in OWN))
+        assert configure("made_up", **told) == a
+        assert from_notebook("made_up", {**told, "torch": None}) == a
+
+
+@pytest.mark.usefixtures("trial")
+@pytest.mark.parametrize(
+    ("method", "given_options", "message"),
+    [
+        ("made_up", {"order": "frist"}, "order='frist'.*did you mean 'first'.*first, last"),
+        ("made_up", {"steps": 0}, "steps=0 is below 1"),
+        ("made_up", {"steps": "3"}, "steps='3' is not a whole number"),
+        ("made_up", {"strength": 2}, "strength=2 is not a number from 0 to 1"),
+        ("made_up", {"strength": float("nan")}, "strength=nan is not a number"),
+        ("made_up", {"weight_decay": "1"}, "weight_decay='1' is not a number from 0 on"),
+        ("made_up", {"steps": 9}, "steps: more than epochs"),
+        ("made_up", {"stepps": 2}, "made_up has no parameter 'stepps'.*own are: steps, strength"),
+        ("made_up", {"variant": "l2"}, "made_up's variant='l2'.*\"\", uniform"),
+        ("SNIP", {"steps": 2}, "SNIP has no parameter 'steps'; it is one of made_up"),
+        ("SNIP", {"sparcity": 0.5}, "SNIP has no parameter 'sparcity'"),
+        ("mad_up", {}, "method='mad_up'.*did you mean 'made_up'"),
+    ],
+)
+def test_bad_input_is_one_error_that_names_it(method, given_options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        configure(method, **given_options)
+
+
+@pytest.mark.usefixtures("trial")
+def test_grids_and_the_command_line_take_options(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("runs:\n- {method: made_up, steps: [1, 2]}\n- {method: SNIP}\n")
+    notebooks = dict.fromkeys(("made_up", "SNIP"), tmp_path / "any.ipynb")
+
+    def planned(*settings):
+        found = grid.load(path, notebooks)
+        return plan.plan(found, tmp_path / "out", notebooks, grid.overrides(settings))
+
+    jobs = planned()
+    assert [job.parameters.get("steps") for job in jobs] == [1, 2, None]
+    assert jobs[1].kind != jobs[0].kind
+    assert jobs[1].cost > jobs[0].cost
+    changed = planned("method=made_up", "steps=[2, 3]", "order=last")
+    assert [job.run_id for job in changed] == [
+        f"{PLAIN}_steps-2_order-last",
+        f"{PLAIN}_order-last",
+    ]
+    with pytest.raises(ConfigurationError, match=r"block 2.*'SNIP'.*no parameter 'steps'"):
+        planned("steps=2")
+    with pytest.raises(ConfigurationError, match=r"'stebs'.*did you mean 'steps'"):
+        planned("stebs=2")
+
+
+@pytest.mark.usefixtures("trial")
+def test_options_are_told(tmp_path):
+    run = Run(configure("made_up", steps=2, epochs=2, device="cpu", results_dir=tmp_path))
+    told = run.describe()
+    assert (told["steps"], told["weight decay"]) == ("2", "as the protocol has it")
+    written = json.loads((run.experiment.folder / "run.json").read_text())
+    assert configure("made_up", **written["parameters"]) == run.experiment
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_without_options_are_as_they_were(tmp_path, method):
+    """Names and run.json of all that was computed before there were trials with options."""
+    experiment = configure(method, epochs=0, device="cpu", results_dir=tmp_path)
+    assert experiment.run_id == PLAIN.replace("epochs8", "epochs0")
+    assert tuple(experiment.parameters()) == PARAMETERS
+    written = json.loads(json.dumps(Run(experiment).provenance(), default=str))
+    assert " ".join(written) == (
+        "run_id method parameters hyperparameters device precision versions code_version started_at"
+    )
+    assert " ".join(written["hyperparameters"]) == (
+        "name source dataset model epochs batch_size learning_rate milestones gamma momentum "
+        "nesterov weight_decay init batchnorm augment precision sparsity exceptions"
+    )
