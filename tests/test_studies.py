@@ -13,11 +13,16 @@ import papermill
 import pytest
 import torch
 
+from common.environment import hardware
 from common.errors import ConfigurationError
+from common.experiment import configure
 from common.plots import collapse as figures
-from common.pruning import find, prunable
+from common.plots.studies import made_from
+from common.plots.tables import described
+from common.pruning import METHODS, find, prunable
 from common.pruning.diagnostics import gradient_norm
 from common.pruning.scores import GRASP_TEMPERATURE
+from common.run import Run
 from common.studies import (
     conservation,
     inversion,
@@ -27,17 +32,17 @@ from common.studies import (
 )
 from common.studies.conservation import Kind
 from common.studies.layer_collapse import Line
-from common.studies.network import Network
-from common.studies.tables import COMMITTED, Table, folder, read
+from common.studies.network import SETTING, Setting
+from common.studies.tables import COMMITTED, PROVENANCE, Table, folder, read
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ("layer_collapse", "conservation", "inversion")
-TINY = {"dataset": "digits", "model": "small_vgg", "device": "cpu"}
+TINY = Setting("small_vgg", "digits", "tanaka2020", "cpu")
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return Network("small_vgg", "digits", 0, device="cpu")
+    return TINY.network(0)
 
 
 # Tables
@@ -69,6 +74,23 @@ def test_committed_tables_are_read_and_never_measured_into(tmp_path, monkeypatch
     assert folder("layer_collapse", recompute=True, results_dir=own) == own
 
 
+# Settings
+
+
+def test_a_network_is_made_once_for_its_seed_and_setting():
+    network = TINY.network(0)
+    assert replace(TINY).network(0) is network
+    assert TINY.network(1) is not network
+    assert replace(TINY, protocol="seed").network(1).hyper.name == "seed"
+
+
+def test_rows_say_their_setting_and_where_they_were_measured(tiny):
+    found = TINY.columns()
+    assert set(found) == {*SETTING, *PROVENANCE}
+    assert [found[name] for name in SETTING] == ["digits", "small_vgg", "tanaka2020"]
+    assert found["device"] == hardware(tiny.device)
+
+
 # Layer collapse
 
 
@@ -76,7 +98,7 @@ def test_committed_tables_are_read_and_never_measured_into(tmp_path, monkeypatch
 def collapse(tmp_path_factory):
     home = tmp_path_factory.mktemp("collapse")
     lines = [Line("random"), Line("magnitude"), Line("synflow", 1), Line("synflow", 30)]
-    layer_collapse.measure(home, lines, [0.0, 1.0, 2.0, 4.0], [0, 1], **TINY)
+    layer_collapse.measure(home, lines, [0.0, 1.0, 2.0, 4.0], [0, 1], setting=TINY)
     return layer_collapse.tables(home)
 
 
@@ -92,8 +114,24 @@ def test_one_ranking_for_all_compressions_gives_the_masks_of_an_ordinary_run(tin
     from common.pruning.rounds import prune_rounds
 
     ((_, at_once),) = layer_collapse.masks_of(tiny, Line("magnitude"), [1.0])
-    alone = prune_rounds(tiny.fresh(), find("magnitude"), 0.9, tiny.context())
+    magnitude = find("magnitude")
+    alone = prune_rounds(tiny.fresh(), magnitude, 0.9, tiny.context(magnitude))
     assert all(torch.equal(at_once[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize(("method", "rounds"), [("ntk_sap", 2), ("prospr", 1)])
+def test_every_method_scores_on_what_an_ordinary_run_gives_it(
+    method, rounds, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(METHODS[method], "", replace(find(method), iterations=rounds))
+    layer_collapse.measure(tmp_path, [Line(method, rounds)], [1.0], [3], setting=TINY)
+    options = {"protocol": TINY.protocol, "dataset": TINY.dataset, "model": TINY.model}
+    options |= {"seed": 3, "sparsity": 0.9, "device": "cpu", "results_dir": tmp_path}
+    masks = Run(configure(method, **options)).prune()
+    _, layers = layer_collapse.tables(tmp_path)
+    assert dict(zip(layers["layer"] + ".weight", layers["kept"], strict=True)) == {
+        name: int(mask.sum()) for name, mask in masks.items()
+    }
 
 
 def test_synflow_in_rounds_gets_furthest_and_critical_compressions_are_brackets(collapse):
@@ -107,9 +145,9 @@ def test_synflow_in_rounds_gets_furthest_and_critical_compressions_are_brackets(
 
 
 def test_a_stopped_measurement_goes_on_and_repeats_nothing(tmp_path):
-    layer_collapse.measure(tmp_path, [Line("magnitude")], [0.0, 1.0], [0], **TINY)
+    layer_collapse.measure(tmp_path, [Line("magnitude")], [0.0, 1.0], [0], setting=TINY)
     first = read(tmp_path / "summary.csv")
-    layer_collapse.measure(tmp_path, [Line("magnitude")], [0.0, 1.0, 2.0], [0], **TINY)
+    layer_collapse.measure(tmp_path, [Line("magnitude")], [0.0, 1.0, 2.0], [0], setting=TINY)
     second = read(tmp_path / "summary.csv")
     pd.testing.assert_frame_equal(second.iloc[: len(first)], first)
     assert second["exponent"].tolist() == [0.0, 1.0, 2.0]
@@ -134,13 +172,21 @@ def test_captions_say_what_was_measured_less(collapse):
     assert "Random: 2, 2" in figures.coverage(fewer)
 
 
+def test_captions_name_hardware_once_however_it_was_worded(collapse):
+    devices = ["cpu: old, 1 threads", "cpu: old, 1 thread", "cpu: old, 11 threads"]
+    table = collapse[0].iloc[:3].assign(device=devices)
+    assert "; cpu: old, 1 thread, cpu: old, 11 threads; torch" in made_from(table)
+    assert "device mixed (cpu: old, 1 thread, cpu: old, 11 threads)" in described(table)
+    assert described(table.iloc[:2]).split("; ")[3] == "cpu: old, 1 thread"
+
+
 # Conservation
 
 
 @pytest.fixture(scope="module")
 def conserved(tmp_path_factory):
     home = tmp_path_factory.mktemp("conservation")
-    conservation.measure(home, [0], **TINY)
+    conservation.measure(home, [0], setting=TINY)
     return read(home / "layers.csv"), read(home / "units.csv")
 
 
@@ -170,7 +216,7 @@ def test_batch_statistics_leave_nothing_that_enters_a_unit(conserved):
 def test_grasp_layers_sum_to_minus_their_squared_gradient_norm(tiny):
     kind = Kind("grasp", True, "train")
     scores = conservation.scores_of(tiny, kind, 10)
-    context = tiny.context(10)
+    context = tiny.context(find("grasp"))
     module = tiny.fresh()
     for name in list(scores)[:-1]:
         others = {n: torch.full_like(w, n == name, dtype=bool) for n, w in prunable(module).items()}
@@ -198,7 +244,7 @@ def test_batchnorm_is_pinned_and_released(tiny):
 
 def test_residual_networks_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="residual"):
-        conservation.measure(tmp_path, [0], **TINY | {"model": "resnet20"})
+        conservation.measure(tmp_path, [0], setting=replace(TINY, model="resnet20"))
 
 
 # Inversion
@@ -213,7 +259,7 @@ def test_the_empty_list_prunes_nothing_and_passes_its_check(tiny):
 
 @pytest.mark.parametrize("method", ["magnitude", "SNIP"])
 def test_batchnorm_weights_among_the_scores_silence_the_network(method):
-    network = Network("small_vgg", "digits", 0, "seed", device="cpu")
+    network = replace(TINY, protocol="seed").network(0)
     outcome = inversion.fault_batchnorm_among_scores(network, method, 0.6)
     norms = torch.cat([outcome.masks[n] for n in inversion.norm_weights(network.module)])
     assert norms.float().mean() < 0.1
@@ -244,7 +290,7 @@ def test_the_alternation_ends_between_the_dense_network_and_one_shot(tiny):
     final = inversion.fault_alternation(tiny, 1 - 10**-0.5, seen.append)
     assert all(mask.all() for mask in seen[-2].masks.values())
     one_shot = replace(find("synflow"), iterations=1)
-    scores = one_shot.score(tiny.fresh(), tiny.context())
+    scores = one_shot.score(tiny.fresh(), tiny.context(one_shot))
     assert not final["conv1_1.weight"].any()
     kept = torch.cat([scores[name][mask] for name, mask in final.items()])
     gone = torch.cat([scores[name][~mask] for name, mask in final.items()])
@@ -258,7 +304,7 @@ def test_proper_inversion_of_synflow_cuts_the_network(tiny, sparsity):
 
 
 def test_one_shot_masks_and_inverted_masks_are_complements(tmp_path):
-    inversion_curves.measure_complement(tmp_path, [0], **TINY)
+    inversion_curves.measure_complement(tmp_path, [0], setting=TINY)
     found = read(tmp_path / "complement.csv")
     assert len(found) == len(inversion_curves.ONE_SHOT)
     assert (found["in_both_untied"] <= 1).all()
@@ -346,8 +392,9 @@ def test_notebook_draws_the_committed_tables(study, tmp_path):
 def test_notebook_measures_in_a_tiny_form(study, parameters, tmp_path):
     if study != "inversion":
         parameters = parameters | {"seeds": [0, 1]}
+    tiny = {"dataset": TINY.dataset, "model": TINY.model, "device": TINY.device}
     own = {"recompute": True, "results_dir": str(tmp_path / "own")}
-    assert len(execute(study, tmp_path, **own, **TINY, **parameters)) >= 3
+    assert len(execute(study, tmp_path, **own, **tiny, **parameters)) >= 3
     assert list((tmp_path / "own").glob("*.csv"))
 
 

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from common.plots import style
+from common.plots.tables import one_wording
 from common.reference import DATASETS, MODELS
 
 COLUMNS = 3
@@ -23,15 +24,16 @@ def made_from(table: pd.DataFrame) -> str:
     """Network, data set, protocol, seeds and hardware of a study's rows."""
 
     def value(column: str, names: dict[str, str]) -> str:
-        return ", ".join(sorted(names.get(str(v), str(v)) for v in table[column].unique()))
+        return ", ".join(sorted({names.get(str(v), str(v)) for v in table[column].unique()}))
 
     seeds = sorted(int(seed) for seed in table["seed"].unique())
     shown = ", ".join(map(str, seeds))
     counted = f"{len(seeds)} seeds ({shown})" if len(seeds) > 1 else f"1 seed ({shown})"
     versions = value("torch_version", {})
+    devices = value("device", one_wording(table["device"]))
     return (
         f"{value('model', MODELS)} on {value('dataset', DATASETS)}; protocol "
-        f"{value('protocol', {})}; {counted}; {value('device', {})}; torch {versions}."
+        f"{value('protocol', {})}; {counted}; {devices}; torch {versions}."
     )
 
 

@@ -144,7 +144,7 @@ def described(summary: pd.DataFrame) -> str:
         if column not in summary:
             return f"{column} unknown"
         found = [str(v) for v in summary[column].dropna().unique()]
-        found = sorted((names or {}).get(v, v) for v in found)
+        found = sorted({(names or {}).get(v, v) for v in found})
         if len(found) > 1:
             shown = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
             return f"{column} mixed ({shown})"
@@ -157,10 +157,15 @@ def described(summary: pd.DataFrame) -> str:
             f"protocol {value('protocol')}"
             + (f", {epochs} epoch{'s' * (epochs != '1')}" if epochs.isdigit() else f", {epochs}"),
             _counted(summary),
-            value("device"),
+            value("device", one_wording(summary.get("device", ()))),
             code if code.startswith("code_version") else f"code {code}",
         ]
     )
+
+
+def one_wording(devices: Iterable[str]) -> dict[str, str]:
+    """Device -> the device as it is named today; older tables say `1 threads`."""
+    return {name: name.replace(", 1 threads", ", 1 thread") for name in map(str, devices)}
 
 
 def _counted(summary: pd.DataFrame) -> str:

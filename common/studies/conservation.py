@@ -30,8 +30,8 @@ from common.pruning.diagnostics import flow_through_units
 from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context, Scores
 from common.seeding import generator
-from common.studies.network import Network
-from common.studies.tables import PROVENANCE, Table, provenance
+from common.studies.network import SETTING, TANAKA2020, Network, Setting
+from common.studies.tables import PROVENANCE, Table
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,13 @@ KINDS: tuple[Kind, ...] = (
 )
 UNITS_SHOWN = 16  # of each layer, in units.csv
 UNIT = ("method", "signed", "batchnorm", "seed")
-SETTING = ("dataset", "model", "protocol", "images")
 LAYERS = (
-    *(*UNIT, *SETTING, "layer", "size", "total", "mean", "mean_absolute", "units"),
+    *(*UNIT, *SETTING, "images", "layer", "size", "total", "mean", "mean_absolute", "units"),
     *("discrepancy_median", "discrepancy_max", *PROVENANCE),
 )
 UNITS = (*UNIT, "layer", "unit", "incoming", "outgoing")
 PRUNED_UNIT = ("batchnorm", "exponent", "seed")
-PRUNED = (*PRUNED_UNIT, "dataset", "model", "protocol", "layer", "size", "kept", *PROVENANCE)
+PRUNED = (*PRUNED_UNIT, *SETTING, "layer", "size", "kept", *PROVENANCE)
 
 
 def measure(
@@ -73,11 +72,7 @@ def measure(
     kinds: Sequence[Kind] = KINDS,
     *,
     images_per_class: int = 1,
-    dataset: str = "cifar100",
-    model: str = "vgg16",
-    protocol: str = "tanaka2020",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
+    setting: Setting = TANAKA2020,
 ) -> None:
     """Every layer's total and its units' discrepancy, in float64, into layers.csv; some units of
     each layer, of the first seed, into units.csv.
@@ -87,19 +82,16 @@ def measure(
     layers = Table(folder / "layers.csv", LAYERS, UNIT)
     units = Table(folder / "units.csv", UNITS, UNIT)
     for seed in seeds:
-        network = None
         for kind in kinds:
             unit = {**vars(kind), "seed": seed}
             if layers.has(**unit):
                 continue
-            network = network or Network(model, dataset, seed, protocol, device, data_dir)
+            network = setting.network(seed)
             _require_chain(network.module)
             scores = scores_of(network, kind, images_per_class)
-            images = (
-                images_per_class * network.spec.classes if kind.method in ("SNIP", "grasp") else 0
-            )
-            setting = {"dataset": dataset, "model": model, "protocol": protocol, "images": images}
-            fixed = {**unit, **setting, **provenance(network.device)}
+            scored = find(kind.method).images_per_class > 0
+            images = images_per_class * network.spec.classes if scored else 0
+            fixed = {**unit, **setting.columns(), "images": images}
             layer_rows, unit_rows = _rows(scores, seed)
             if seed == seeds[0]:
                 units.add({**unit, **row} for row in unit_rows)
@@ -111,27 +103,21 @@ def measure_pruned(
     exponents: Sequence[float],
     seeds: Sequence[int],
     *,
-    dataset: str = "cifar100",
-    model: str = "vgg16",
-    protocol: str = "tanaka2020",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
+    setting: Setting = TANAKA2020,
 ) -> None:
     """What SynFlow keeps of each layer at the compressions 10^exponent, scored with BatchNorm in
     eval and in train mode, into pruned.csv."""
     table = Table(folder / "pruned.csv", PRUNED, PRUNED_UNIT)
     for seed in seeds:
-        network = None
         for exponent, mode in itertools.product(exponents, ("eval", "train")):
             unit = {"batchnorm": mode, "exponent": exponent, "seed": seed}
             if table.has(**unit):
                 continue
-            network = network or Network(model, dataset, seed, protocol, device, data_dir)
+            network = setting.network(seed)
             module, method = network.fresh(), replace(find("synflow"), score=_absolute_synflow)
             with pinned_batchnorm(module, mode):
-                masks = prune_rounds(module, method, 1 - 10.0**-exponent, network.context())
-            fixed = {**unit, "dataset": dataset, "model": model, "protocol": protocol}
-            fixed |= provenance(network.device)
+                masks = prune_rounds(module, method, 1 - 10.0**-exponent, network.context(method))
+            fixed = {**unit, **setting.columns()}
             table.add(
                 {
                     **fixed,
@@ -146,14 +132,17 @@ def measure_pruned(
 def scores_of(network: Network, kind: Kind, images_per_class: int = 1) -> Scores:
     """The scores of a kind in float64: {parameter name: tensor}."""
     module = copy.deepcopy(network.fresh()).double()
-    context = network.context(images_per_class if kind.method in ("SNIP", "grasp") else 0)
+    method = find(kind.method)
+    if method.images_per_class:
+        method = replace(method, images_per_class=images_per_class)
+    context = network.context(method)
     context = replace(context, batches=[(x.double(), y) for x, y in context.batches])
     with pinned_batchnorm(module, kind.batchnorm):
         if kind.method == "SNIP" and kind.signed:
             return _signed_snip(module, context)
         if kind.method == "synflow" and not kind.signed:
             return _absolute_synflow(module, context)
-        return find(kind.method).score(module, context)
+        return method.score(module, context)
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def fault_empty_list(network: Network, method: str, sparsity: float) -> Outcome:
     """
     module = network.fresh()
     listed = list(fault_masked_parameters(module))
-    context = network.context(find(method).images_per_class)
+    context = network.context(find(method))
     scores = find(method).score(module, context) if listed else {}
     total = sum(mask.numel() for mask, _ in listed)
     select(scores, keep_count(total, sparsity), context.generator)
@@ -84,7 +84,7 @@ def fault_batchnorm_among_scores(network: Network, method: str, sparsity: float)
     weights = {**prunable(module), **norm_weights(module)}
     scores = {name: weight.detach().abs() for name, weight in weights.items()}
     if method == "SNIP":
-        gradients = _gradients(module, network.context(find(method).images_per_class), weights)
+        gradients = _gradients(module, network.context(find(method)), weights)
         scores = {name: score.mul_(gradients[name].abs()) for name, score in scores.items()}
     elif method != "magnitude":
         raise ValueError(f"this fault is shown for magnitude and SNIP, not for {method}")
@@ -117,7 +117,7 @@ def fault_alternation(
     Masks only hide weights here, as in the released code: a weight that returns has its old value.
     """
     method, module = find("synflow"), network.fresh()
-    context, weights = network.context(), prunable(module)
+    context, weights = network.context(method), prunable(module)
     dense = {name: weight.detach().clone() for name, weight in weights.items()}
     total = sum(weight.numel() for weight in weights.values())
     for step in range(1, method.iterations + 1):
@@ -141,9 +141,10 @@ def synflow_inverted(
     network: Network, sparsity: float, observe: Callable[[Round], None] | None = None
 ) -> Masks:
     """SynFlow with the ranking of every round reversed, its rounds observed."""
-    method, module = find("synflow"), network.fresh()
+    method = find("synflow")
+    context = network.context(method)
     return prune_rounds(
-        module, method, sparsity, network.context(), transform=ablations.invert, observe=observe
+        network.fresh(), method, sparsity, context, transform=ablations.invert, observe=observe
     )
 
 
@@ -158,7 +159,7 @@ def norm_weights(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def _pruned(network: Network, method: str, sparsity: float, transform) -> Outcome:
     chosen = find(method)
-    context = network.context(chosen.images_per_class)
+    context = network.context(chosen)
     return _outcome(prune_rounds(network.fresh(), chosen, sparsity, context, transform=transform))
 
 

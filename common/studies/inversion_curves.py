@@ -10,15 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from common.pruning import ablations, find, keep_count, prunable
+from common.pruning import ablations, keep_count, prunable
 from common.pruning.masks import select
 from common.pruning.rounds import Round
 from common.studies import inversion, layer_collapse
 from common.studies.layer_collapse import Line
-from common.studies.network import Network
-from common.studies.tables import PROVENANCE, Table, provenance
+from common.studies.network import REPRODUCTION, SETTING, TANAKA2020, Setting
+from common.studies.tables import PROVENANCE, Table
 
-SETTING = ("dataset", "model", "protocol")
 ONE_SHOT = (Line("magnitude"), Line("SNIP", 1, 10), Line("grasp", 1, 10), Line("synflow", 1))
 SWEEP_UNIT = ("method", "iterations", "images_per_class", "seed", "exponent")
 SWEEP = (*SWEEP_UNIT, *SETTING, "prunable", "layer", "size", "kept", *PROVENANCE)
@@ -37,25 +36,21 @@ def measure_complement(
     sparsity: float = 0.5,
     lines: Sequence[Line] = ONE_SHOT,
     *,
-    dataset: str = "cifar10",
-    model: str = "vgg16",
-    protocol: str = "seed",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
+    setting: Setting = REPRODUCTION,
 ) -> None:
     """How far mask and inverted mask of one-shot methods are from exact complements, into
     complement.csv: weights that both keep, or neither, and those tied at the threshold, between
     which either draws lots."""
     table = Table(folder / "complement.csv", COMPLEMENT, COMPLEMENT_UNIT)
     for seed in seeds:
-        network = None
         for line in lines:
             unit = {"method": line.method, "seed": seed, "sparsity": sparsity}
             if table.has(**unit):
                 continue
-            network = network or Network(model, dataset, seed, protocol, device, data_dir)
-            module, context = network.fresh(), network.context(line.images_per_class)
-            scores = find(line.method).score(module, context)
+            network = setting.network(seed)
+            method = line.chosen()
+            context = network.context(method)
+            scores = method.score(network.fresh(), context)
             keep = keep_count(sum(network.sizes().values()), sparsity)
             right = _flat(
                 select({n: s.clone() for n, s in scores.items()}, keep, context.generator)
@@ -63,7 +58,6 @@ def measure_complement(
             flat = _flat(scores)
             left = _flat(select(ablations.invert(scores), keep, context.generator))
             tied = flat == flat[right].min()
-            setting = {"dataset": dataset, "model": model, "protocol": protocol}
             counted = {"prunable": sum(network.sizes().values())}
             counted |= {
                 "in_both": int((right & left).sum()),
@@ -71,7 +65,7 @@ def measure_complement(
                 "tied": int(tied.sum()),
                 "in_both_untied": int((right & left & ~tied).sum()),
             }
-            table.add([{**unit, **setting, **counted, **provenance(network.device)}])
+            table.add([{**unit, **setting.columns(), **counted}])
 
 
 def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -84,26 +78,20 @@ def measure_sweep(
     exponents: Sequence[float],
     seeds: Sequence[int],
     *,
-    dataset: str = "cifar100",
-    model: str = "vgg16",
-    protocol: str = "tanaka2020",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
+    setting: Setting = TANAKA2020,
 ) -> None:
     """What each layer keeps of properly inverted masks at the compressions 10^exponent, into
     sweep.csv."""
     table = Table(folder / "sweep.csv", SWEEP, SWEEP_UNIT)
     for seed in seeds:
-        network = None
         for line in lines:
             unit = {**vars(line), "seed": seed}
             left = [e for e in exponents if not table.has(**unit, exponent=e)]
             if not left:
                 continue
-            network = network or Network(model, dataset, seed, protocol, device, data_dir)
+            network = setting.network(seed)
             sizes = network.sizes()
-            common = {"dataset": dataset, "model": model, "protocol": protocol}
-            common |= {"prunable": sum(sizes.values()), **provenance(network.device)}
+            common = {**setting.columns(), "prunable": sum(sizes.values())}
             for exponent, masks in layer_collapse.masks_of(network, line, left, ablations.invert):
                 table.add(
                     {
@@ -123,26 +111,21 @@ def measure_rounds(
     exponents: Sequence[float],
     seeds: Sequence[int],
     *,
-    dataset: str = "cifar100",
-    model: str = "vgg16",
-    protocol: str = "tanaka2020",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
+    setting: Setting = TANAKA2020,
 ) -> None:
     """SynFlow round by round, inverted properly and by 0/0, into rounds.csv: a row per round with a
     column per layer (weights kept). Round 0 is the dense network."""
     runs = {"inverted": inversion.synflow_inverted, "reciprocal": inversion.fault_alternation}
     table = None
     for seed in seeds:
-        network = Network(model, dataset, seed, protocol, device, data_dir)
+        network = setting.network(seed)
         names = [name.removesuffix(".weight") for name in prunable(network.module)]
         table = table or Table(folder / "rounds.csv", (*ROUND, *names), ROUND_UNIT)
         for exponent, (procedure, run) in itertools.product(exponents, runs.items()):
             unit = {"procedure": procedure, "exponent": exponent, "seed": seed}
             if table.has(**unit):
                 continue
-            fixed = {**unit, "dataset": dataset, "model": model, "protocol": protocol}
-            fixed |= provenance(network.device)
+            fixed = {**unit, **setting.columns()}
             sizes = {n.removesuffix(".weight"): size for n, size in network.sizes().items()}
             rows = [{**fixed, "round": 0, "density": 1.0, **sizes}]
 

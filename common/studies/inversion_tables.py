@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from common import datasets, environment, training
+from common.pruning import find
 from common.pruning.masks import Masks
 from common.pruning.scores import loss_gradients
 from common.studies import inversion
-from common.studies.network import Network
-from common.studies.tables import PROVENANCE, Table, provenance
+from common.studies.network import REPRODUCTION, SETTING, Network, Setting
+from common.studies.tables import PROVENANCE, Table
 
 # The right procedure and, isolated, what was taken for it. (An empty list prunes nothing, whatever
 # the scores: one method stands for all.)
@@ -35,7 +36,6 @@ CASES: tuple[tuple[str, str], ...] = (
     ("synflow", "reciprocal"),
 )
 CASE = ("method", "procedure", "sparsity", "seed")
-SETTING = ("dataset", "model", "protocol")
 LAYERS = (*CASE, "layer", "size", "kept", "norms", "norms_kept", "gradient_norm")
 OUTCOMES = (
     *CASE,
@@ -76,24 +76,18 @@ def measure_procedures(
     sparsities: Sequence[float],
     seeds: Sequence[int],
     *,
-    dataset: str = "cifar10",
-    model: str = "vgg16",
-    protocol: str = "seed",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
+    setting: Setting = REPRODUCTION,
 ) -> None:
     """Masks and gradient flow of every (method, procedure), into layers.csv and outcomes.csv."""
     layers = Table(folder / "layers.csv", LAYERS, CASE)
     outcomes = Table(folder / "outcomes.csv", OUTCOMES, CASE)
     for seed in seeds:
-        network, reference = None, {}
+        reference = {}
         for sparsity, (method, procedure) in itertools.product(sparsities, cases):
             case = {"method": method, "procedure": procedure, "sparsity": sparsity, "seed": seed}
             if outcomes.has(**case):
                 continue
-            network = network or Network(model, dataset, seed, protocol, device, data_dir)
-            setting = {"dataset": dataset, "model": model, "protocol": protocol}
-            place = provenance(network.device)
+            network = setting.network(seed)
             started = time.perf_counter()
             outcome = inversion.PROCEDURES[procedure](network, method, sparsity)
             seconds = time.perf_counter() - started
@@ -102,7 +96,7 @@ def measure_procedures(
             rows = _layer_rows(network, outcome.masks)
             layers.add({**case, **row} for row in rows)
             facts = _facts(outcome, rows, reference.get((method, sparsity)), sparsity)
-            outcomes.add([{**case, **setting, **facts, "seconds": round(seconds, 2), **place}])
+            outcomes.add([{**case, **setting.columns(), **facts, "seconds": round(seconds, 2)}])
 
 
 def measure_training(
@@ -115,25 +109,19 @@ def measure_training(
     records: int = 6,
     test_images: int = 1000,
     batch_size: int | None = None,
-    dataset: str = "cifar10",
-    model: str = "vgg16",
-    protocol: str = "seed",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
+    setting: Setting = REPRODUCTION,
 ) -> None:
     """`steps` steps of training of every (method, procedure) at the protocol's first learning rate,
     recorded `records` times on the first `test_images` test images, into training.csv."""
     table = Table(folder / "training.csv", TRAINING, (*CASE, "model"))
     for seed in seeds:
-        network = None
         for sparsity, (method, procedure) in itertools.product(sparsities, cases):
             case = {"method": method, "procedure": procedure, "sparsity": sparsity, "seed": seed}
-            if table.has(**case, model=model):
+            if table.has(**case, model=setting.model):
                 continue
-            network = network or Network(model, dataset, seed, protocol, device, data_dir)
+            network = setting.network(seed)
             outcome = inversion.PROCEDURES[procedure](network, method, sparsity)
-            setting = {"dataset": dataset, "model": model, "protocol": protocol}
-            fixed = {**case, **setting, **provenance(network.device)}
+            fixed = {**case, **setting.columns()}
             size = batch_size or network.hyper.batch_size
             table.add(
                 {**fixed, **row}
@@ -143,9 +131,9 @@ def measure_training(
 
 def _layer_rows(network: Network, masks: Masks) -> list[dict]:
     """Per prunable layer: weights kept, BatchNorm weights that follow it kept, norm of the kept
-    weights' gradient on ten scoring images of each class."""
+    weights' gradient on SNIP's scoring images, ten of each class."""
     module = network.module
-    gradients = loss_gradients(module, network.context(10).batches)
+    gradients = loss_gradients(module, network.context(find("SNIP")).batches)
     norms, rows = inversion.norm_weights(module), []
     for name, _ in module.named_parameters():
         if name in gradients:

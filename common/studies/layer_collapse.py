@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.pruning import find, keep_count
+from common.pruning import Method, find, keep_count
 from common.pruning.masks import Masks, select
 from common.pruning.rounds import ScoreTransform, prune_rounds
 from common.seeding import generator
-from common.studies.network import Network
-from common.studies.tables import PROVENANCE, Table, provenance, read
+from common.studies.network import SETTING, TANAKA2020, Network, Setting
+from common.studies.tables import PROVENANCE, Table, read
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,12 @@ class Line:
     method: str
     iterations: int = 1
     images_per_class: int = 0
+
+    def chosen(self) -> Method:
+        """The method as it is registered, but for these rounds and images."""
+        return replace(
+            find(self.method), iterations=self.iterations, images_per_class=self.images_per_class
+        )
 
 
 # Iterative SNIP is scored on one image of each class, since 100 rounds over ten of each take hours
@@ -49,8 +55,8 @@ UNIT = ("method", "iterations", "images_per_class", "seed", "exponent")
 LAYERS = (*UNIT, "layer", "size", "kept")
 SUMMARY = (
     *UNIT,
-    *("dataset", "model", "protocol", "compression", "prunable", "kept", "layers"),
-    *("layers_collapsed", "seconds", *PROVENANCE),
+    *(*SETTING, "compression", "prunable", "kept", "layers", "layers_collapsed", "seconds"),
+    *PROVENANCE,
 )
 
 
@@ -60,11 +66,7 @@ def measure(
     exponents: Sequence[float],
     seeds: Sequence[int],
     *,
-    dataset: str = "cifar100",
-    model: str = "vgg16",
-    protocol: str = "tanaka2020",
-    device: str = "auto",
-    data_dir: str | Path | None = None,
+    setting: Setting = TANAKA2020,
 ) -> None:
     """Prune to the compressions 10^exponent and write layers.csv and summary.csv into `folder`.
 
@@ -73,13 +75,12 @@ def measure(
     layers = Table(folder / "layers.csv", LAYERS, UNIT)
     summary = Table(folder / "summary.csv", SUMMARY, UNIT)
     for seed in seeds:
-        network = None
         for line in lines:
             unit = {**vars(line), "seed": seed}
             left = [e for e in exponents if not summary.has(**unit, exponent=e)]
             if not left:
                 continue
-            network = network or Network(model, dataset, seed, protocol, device, data_dir)
+            network = setting.network(seed)
             sizes, started = network.sizes(), time.perf_counter()
             for exponent, masks in masks_of(network, line, left):
                 kept = {name: int(mask.sum()) for name, mask in masks.items()}
@@ -90,9 +91,7 @@ def measure(
                 )
                 row = {
                     **keys,
-                    "dataset": dataset,
-                    "model": model,
-                    "protocol": protocol,
+                    **setting.columns(),
                     "compression": 10.0**exponent,
                     "prunable": sum(sizes.values()),
                     "kept": sum(kept.values()),
@@ -100,7 +99,7 @@ def measure(
                     "layers_collapsed": sum(count == 0 for count in kept.values()),
                     "seconds": round(time.perf_counter() - started, 2),
                 }
-                summary.add([{**row, **provenance(network.device)}])
+                summary.add([row])
                 started = time.perf_counter()
 
 
@@ -114,19 +113,17 @@ def masks_of(
 
     transform: of the scores of every round, an inversion for instance.
     """
-    method = replace(
-        find(line.method), iterations=line.iterations, images_per_class=line.images_per_class
-    )
+    method = line.chosen()
     total = sum(network.sizes().values())
     scores = None
     for exponent in exponents:
         sparsity, module = 1 - 10.0**-exponent, network.fresh()
         if line.iterations > 1 and exponent > 0:
-            context = network.context(line.images_per_class)
+            context = network.context(method)
             yield exponent, prune_rounds(module, method, sparsity, context, transform=transform)
             continue
         if scores is None:
-            scores = method.score(module, network.context(line.images_per_class))
+            scores = method.score(module, network.context(method))
             scores = transform(scores) if transform else scores
         ties = generator(network.seed, "pruning", 1)
         yield exponent, select(scores, keep_count(total, sparsity), ties)

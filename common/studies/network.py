@@ -1,8 +1,9 @@
-"""A network at initialisation, pruned again and again from the same weights."""
+"""Networks at initialisation, each pruned again and again from the same weights."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,10 +11,41 @@ from torch import nn
 
 from common import datasets, environment, models, protocols
 from common.models.initialise import initialise
-from common.pruning import prunable
+from common.pruning import Method, prunable
 from common.pruning.scores import Context
-from common.run import SCORING_BATCH
+from common.run import scoring_context
 from common.seeding import generator
+from common.studies.tables import provenance
+
+SETTING = ("dataset", "model", "protocol")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Which network is measured, on which data, drawn by which protocol, and where."""
+
+    model: str
+    dataset: str
+    protocol: str
+    device: str = "auto"
+    data_dir: str | Path | None = None
+
+    def network(self, seed: int) -> Network:
+        """The network of a seed, made when it is first asked for and kept until another is.
+
+        Raises ConfigurationError for what an ordinary run would not take either.
+        """
+        return _network(self, seed)
+
+    def columns(self) -> dict[str, str]:
+        """What every row of a table says of its setting: SETTING and PROVENANCE."""
+        named = {name: getattr(self, name) for name in SETTING}
+        return named | provenance(environment.resolve_device(self.device))
+
+
+# As in the experiments of Tanaka et al. 2020, and of the reproduction (COMP6258).
+TANAKA2020 = Setting("vgg16", "cifar100", "tanaka2020")
+REPRODUCTION = Setting("vgg16", "cifar10", "seed")
 
 
 class Network:
@@ -22,21 +54,14 @@ class Network:
     Raises ConfigurationError for what an ordinary run would not take either.
     """
 
-    def __init__(
-        self,
-        model: str,
-        dataset: str,
-        seed: int,
-        protocol: str = "tanaka2020",
-        device: str = "auto",
-        data_dir: str | Path | None = None,
-    ) -> None:
-        self.name, self.dataset, self.seed = model, dataset, seed
-        self.device = environment.resolve_device(device)
-        self.hyper = protocols.find(protocol).for_run(model, dataset, None)
-        self.data = _data(dataset, data_dir).to(self.device)
+    def __init__(self, setting: Setting, seed: int) -> None:
+        self.seed = seed
+        self.device = environment.resolve_device(setting.device)
+        protocol = protocols.find(setting.protocol)
+        self.hyper = protocol.for_run(setting.model, setting.dataset, None)
+        self.data = _data(setting.dataset, setting.data_dir).to(self.device)
         self.spec = self.data.spec
-        self.module = models.build(model, self.spec.shape, self.spec.classes)
+        self.module = models.build(setting.model, self.spec.shape, self.spec.classes)
         self.initialise(self.module, generator(seed, "initial weights"))
         self.module.to(self.device, memory_format=torch.channels_last)
         self._state = {name: t.clone() for name, t in self.module.state_dict().items()}
@@ -54,17 +79,14 @@ class Network:
         """Parameter name -> number of weights, of the prunable ones from input to output."""
         return {name: weight.numel() for name, weight in prunable(self.module).items()}
 
-    def context(self, images_per_class: int = 0) -> Context:
-        """What a score may look at: the run's scoring images, `images_per_class` of each class."""
-        batches = []
-        if images_per_class:
-            images, labels = datasets.scoring_batch(
-                self.data, images_per_class, self.seed, self.device
-            )
-            batches = list(
-                zip(images.split(SCORING_BATCH), labels.split(SCORING_BATCH), strict=True)
-            )
-        return Context(self.spec.shape, batches, generator(self.seed, "pruning"))
+    def context(self, method: Method) -> Context:
+        """What a run's score of `method` may look at."""
+        return scoring_context(method, self.data, self.seed, self.initialise)
+
+
+@functools.lru_cache(maxsize=1)
+def _network(setting: Setting, seed: int) -> Network:
+    return Network(setting, seed)
 
 
 @functools.lru_cache(maxsize=2)
