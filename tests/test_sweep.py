@@ -360,6 +360,16 @@ def test_a_reused_process_id_is_another_process() -> None:
     assert not processes.alive({**own, "created": own["created"] - 3600})
 
 
+def test_a_claim_ends_whatever_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trouble(*arguments: object, **options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(execute, "run_notebook", trouble)
+    (job,) = sweep_stub.make_jobs(tmp_path, tmp_path / "stub.ipynb", [("finish", 0)])
+    assert execute.execute(job).error == "RuntimeError: can't start new thread"
+    assert claims.last(job.folder).state == "failed", "or nobody could ever do it again"
+
+
 def test_a_failure_counts_in_the_sweep_that_saw_it(tmp_path: Path) -> None:
     (job,) = sweep_stub.make_jobs(tmp_path, tmp_path / "missing.ipynb", [("finish", 0)])
     job.folder.mkdir(parents=True)

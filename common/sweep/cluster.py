@@ -152,7 +152,9 @@ class Cluster:
         elif (error := task.exception()) is None:
             promised.set_result(task.result())
         elif isinstance(error, import_distributed().KilledWorker):
-            times, last = error.allowed_failures + 1, error.last_worker
-            promised.set_result(Outcome("failed", f"{times} workers died with it, last {last}"))
+            times, last = error.allowed_failures + 1, error.last_worker.address
+            promised.set_result(
+                Outcome("failed", f"{times} workers died with it, the last at {last}")
+            )
         else:
             promised.set_exception(error)

@@ -79,11 +79,11 @@ def execute(
     if earlier and earlier.state == "failed" and earlier.changed >= since:
         claim.withdraw()
         return Outcome("failed", earlier.error)
-    if earlier and earlier.state == "running":  # abandoned; what it started may live on
-        kill_marked(str(earlier.path))
-    _clear(job.folder)
     beat = _every(claims.BEAT, claim.beat)
     try:
+        if earlier and earlier.state == "running":  # abandoned; what it started may live on
+            kill_marked(str(earlier.path))
+        _clear(job.folder)
         ended = run_notebook(
             job.notebook,
             job.folder / "notebook.ipynb",
@@ -93,7 +93,7 @@ def execute(
             environment=environment,
             carry_on=lambda: beat() and not (stop and stop.is_set()),
         )
-    except OSError as error:  # no memory for a process, no space for its files ...
+    except Exception as error:  # no memory for a process, no space for its files ...
         ended = Outcome("failed", f"{type(error).__name__}: {error}")
     if ended is None and not is_done(job.folder):
         ended = Outcome("failed", "the notebook ended without writing summary.csv")
