@@ -1,0 +1,57 @@
+"""The small network in a file of its own, which runs without this suite."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ConfigurationError
+from common.files import write_atomically
+
+
+def export(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
+    """Write `model` for inference on any number of images of `shape` (C, H, W), by torch.export:
+    its computation and its weights (`.pt2`). `torch.export.load(path).module()` has it again."""
+    ready, images = _ready(model, shape)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(ready, (images,), dynamic_shapes=({0: batch},))
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    write_atomically(path, lambda p: p.write_bytes(content.getvalue()))
+
+
+def load(path: Path) -> Callable[[Tensor], Tensor]:
+    """What `export` wrote, ready to be called with images (B, C, H, W)."""
+    return torch.export.load(path).module()
+
+
+def has_onnx() -> bool:
+    """Whether the packages are there that writing ONNX takes; the suite does not require them."""
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript"))
+
+
+def export_onnx(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
+    """Write `model` as ONNX. Raises ConfigurationError where the packages for it are missing."""
+    if not has_onnx():
+        raise ConfigurationError(
+            "writing ONNX takes two more packages: pip install onnx onnxscript"
+        )
+    ready, images = _ready(model, shape)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.onnx.export(
+        ready, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+    )
+    write_atomically(path, lambda p: program.save(str(p)))
+
+
+def _ready(model: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, Tensor]:
+    """A copy on the CPU in eval mode, and images to trace it with: two, since one would count as
+    the only number there is."""
+    ready = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
+    return ready, torch.zeros(2, *shape)
