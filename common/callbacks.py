@@ -13,7 +13,7 @@ from torchbearer.callbacks import Callback
 
 from common import results
 from common.protocols import Protocol
-from common.pruning import Masks, apply
+from common.pruning.masks import Masks, check_fit, multiply
 
 CHECKPOINT_SECONDS = 120.0
 
@@ -33,6 +33,18 @@ class History:
     images: int = 0
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Which one of a run's trainings: what onlookers see, and whose checkpoint it is.
+
+    before, total: epochs of the trainings before it, and of all together (None: its own).
+    """
+
+    name: str = "train"
+    before: int = 0
+    total: int | None = None
+
+
 class Schedule(Callback):
     """Sets the learning rate from the epoch number; torchbearer's schedulers restart on resume."""
 
@@ -46,14 +58,19 @@ class Schedule(Callback):
 
 
 class ApplyMasks(Callback):
-    """Prunes again after every optimizer step: momentum moves pruned weights."""
+    """Prunes again after every optimizer step: momentum moves pruned weights.
+
+    That the masks fit is checked when it is made, not in every step: raises ConfigurationError.
+    """
 
     def __init__(self, model: nn.Module, masks: Masks) -> None:
         super().__init__()
-        self.model, self.masks = model, masks
+        weights = dict(model.named_parameters())
+        check_fit(weights, masks)
+        self.pairs = [(weights[name], mask) for name, mask in masks.items()]
 
     def on_step_training(self, state) -> None:
-        apply(self.model, self.masks)
+        multiply(self.pairs)
 
 
 class Measure(Callback):
@@ -70,8 +87,11 @@ class Measure(Callback):
 class Recorder(Callback):
     """A row an epoch, the run's progress for onlookers, and checkpoints."""
 
-    def __init__(self, history: History, optimizer, train_data, folder, epochs) -> None:
+    def __init__(
+        self, history: History, optimizer, train_data, folder, epochs, stage: Stage
+    ) -> None:
         super().__init__()
+        self.stage = stage
         self.history, self.optimizer, self.train_data = history, optimizer, train_data
         self.folder, self.epochs = folder, epochs
         self.clock: Callable[[], float] = lambda: 0.0
@@ -111,11 +131,14 @@ class Recorder(Callback):
     def _record(self, row: Row) -> None:
         self.history.rows.append(row)
         if self.folder:
-            results.report(self.folder, "train", row["epoch"], self.epochs, row["test_accuracy"])
+            stage, accuracy = self.stage, row["test_accuracy"]
+            epoch, epochs = stage.before + row["epoch"], stage.total or self.epochs
+            results.report(self.folder, stage.name, epoch, epochs, accuracy)
 
     def save(self, model: nn.Module) -> None:
         """Everything the next epoch depends on, as plain tensors and numbers."""
         content = {
+            "stage": self.stage.name,
             "model": model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict()
@@ -131,11 +154,14 @@ class Recorder(Callback):
         self.saved = time.monotonic()
 
     def resume(self, model: nn.Module, masks: Masks) -> int:
-        """Load the checkpoint, if there is one of these masks; returns the epochs already done."""
+        """Load the checkpoint, if there is one of this stage and these masks; returns the epochs
+        already done."""
         if not self.folder or not results.checkpoint(self.folder).is_file():
             return 0
         content = torch.load(results.checkpoint(self.folder), map_location="cpu", weights_only=True)
         weights = content["model"]
+        if content.get("stage", "train") != self.stage.name:
+            return 0
         if any(weights[name][~mask.cpu()].any() for name, mask in masks.items()):
             return 0
         model.load_state_dict(weights)

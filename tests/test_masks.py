@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
 import math
 from unittest import mock
@@ -146,6 +148,29 @@ def test_where_the_sample_misleads_everything_is_ranked(sampled):
     ):
         found = select(score, 300, generator(0, "ties"))
     assert torch.equal(found["layer"], torch.arange(1000) >= 700)
+
+
+@pytest.mark.parametrize("removed", [0.001, 0.02, 0.3])
+@pytest.mark.parametrize("memory", FORMATS)
+def test_a_later_round_of_large_layers(removed, memory):
+    """Candidates in another layout than the scores, which stay as they are; few or many go."""
+    rng = np.random.default_rng(0)
+    shapes = {"small": (8, 3, 3, 3), "large": (400, 50, 3, 3)}
+    score = {n: tensor("normal", memory, s, rng, torch.float64) for n, s in shapes.items()}
+    candidates = {n: torch.from_numpy(rng.random(s) < 0.4) for n, s in shapes.items()}
+    before = {name: s.clone() for name, s in score.items()}
+    keep = round((1 - removed) * kept(candidates))
+    found = select(score, keep, generator(0, "ties"), candidates)
+    check_selection(found, score, keep, candidates)
+    assert all(torch.equal(score[name], before[name]) for name in score)
+
+
+def test_the_memorys_order_decides_no_tie():
+    shape = (40, 90, 3, 3)
+    plain = {"layer": torch.randint(0, 3, shape).double()}
+    last = {"layer": plain["layer"].contiguous(memory_format=torch.channels_last)}
+    one, two = (select(s, 10_000, generator(0, "ties")) for s in (plain, last))
+    assert torch.equal(one["layer"], two["layer"])
 
 
 @BOTH_WAYS
@@ -308,6 +333,42 @@ def test_force_may_revive_and_gives_a_weight_its_old_value_back(residual):
     assert kept(revived) > 0
     for name, weight in prunable(residual).items():
         assert torch.equal(weight, dense[name] * found[name])
+
+
+def slow_synflow(model: nn.Module, shape, sparsity: float, iterations: int) -> dict:
+    """Every score from a network of its own, every selection by sorting."""
+    masks_ = {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable(model).items()}
+    total = sum(m.numel() for m in masks_.values())
+    for step in range(1, iterations + 1):
+        network = copy.deepcopy(model).double().eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.abs_()
+        network(torch.ones(1, *shape, dtype=torch.float64)).sum().backward()
+        score = {n: w.detach() * w.grad for n, w in prunable(network).items()}
+        values = flat(score).masked_fill(~flat(masks_), -1)
+        keep = round((1 - sparsity) ** (step / iterations) * total)
+        chosen = torch.zeros(total, dtype=torch.bool)
+        chosen[values.argsort(descending=True)[:keep]] = True
+        parts = chosen.split([m.numel() for m in masks_.values()])
+        masks_ = {n: p.view(m.shape) for (n, m), p in zip(masks_.items(), parts, strict=True)}
+        with torch.no_grad():
+            for name, weight in prunable(model).items():
+                weight *= masks_[name]
+    return masks_
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("iterations", [3, 40])
+def test_synflow_is_what_a_plain_slow_implementation_gives(network, memory, iterations):
+    """Forty rounds rank only the few that go, three rank a bracket."""
+    model = network("small_vgg", (1, 8, 8)).to(memory_format=memory)
+    expected = slow_synflow(copy.deepcopy(model), (1, 8, 8), 0.9, iterations)
+    method = dataclasses.replace(METHODS["synflow"][""], iterations=iterations)
+    with mock.patch.multiple(masks, _SMALL=8, _SAMPLE=4000):
+        found = prune_rounds(model, method, 0.9, Context((1, 8, 8)))
+    for name, mask in expected.items():
+        assert torch.equal(found[name], mask), name
 
 
 def test_scores_of_the_first_round_may_be_given(residual):

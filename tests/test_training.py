@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common import callbacks, datasets, environment, training
+from common.errors import ConfigurationError
 from common.protocols import PROTOCOLS
 from common.pruning import apply, prune
 from common.results import EPOCHS, checkpoint
@@ -166,6 +167,15 @@ def test_pruned_weights_are_zero_after_every_step(loaders, pruned):
     train(model, masks, train_data, test_data, HYPER, 2, "float32")
     assert len(seen) == 10
     assert set(seen) == {0.0}
+
+
+def test_masks_that_do_not_fit_are_an_error_before_the_first_step(loaders, pruned):
+    model, masks = pruned()
+    before = copy.deepcopy(model)
+    masks["linear.weight"] = masks["linear.weight"][:5]
+    with pytest.raises(ConfigurationError, match=r"linear\.weight is \(10, 64\)"):
+        train(model, masks, *loaders(), HYPER, 1, "float32")
+    assert_same_state(model, before)
 
 
 def test_momentum_would_revive_them(loaders, pruned):
