@@ -56,6 +56,16 @@ class Protocol:
         uninterrupted one agree."""
         return self.learning_rate * self.gamma ** sum(epoch >= m for m in self.milestones)
 
+    def rest(self, epoch: int) -> Protocol:
+        """What is left of the training from the 0-based `epoch` on, at the same learning rates."""
+        left = tuple(m - epoch for m in self.milestones)
+        return replace(self, epochs=self.epochs - epoch, milestones=left)
+
+    def at_last_rate(self) -> Protocol:
+        """The learning rate of the last epoch throughout, as one fine-tunes."""
+        last = self.learning_rate_at(max(self.epochs - 1, 0))
+        return replace(self, learning_rate=last, milestones=())
+
 
 _RESNET_ON_CIFAR = {"learning_rate": 0.01, "gamma": 0.2, "weight_decay": 5e-4}
 _TANAKA_TINY = {"epochs": 100, "learning_rate": 0.01, "milestones": (30, 60, 80)}

@@ -67,6 +67,7 @@ class Run(Record):
         self.precision = environment.resolve_precision(experiment.precision, self.device)
         self.method = find(experiment.method, experiment.variant)
         self.data = datasets.load(experiment.dataset, experiment.data_dir).to(self.device)
+        self._check()
         self.moved = results.prepare(experiment.folder)
         results.write_json(experiment.folder / "run.json", self.provenance())
         spec = self.data.spec
@@ -136,6 +137,21 @@ class Run(Record):
         folder: Path | None = None,
         progress: str | None = None,
     ) -> History:
+        train_data, test_data = self._loaders(hyper)
+        return training.train(
+            self.model,
+            kept,
+            train_data,
+            test_data,
+            hyper,
+            epochs,
+            self.precision,
+            folder=folder,
+            progress=progress,
+        )
+
+    def _loaders(self, hyper: Protocol) -> tuple[datasets.Loader, datasets.Loader]:
+        """Training and test images."""
         data, experiment = self.data, self.experiment
         train_data = datasets.Loader(
             data.train_images,
@@ -149,17 +165,10 @@ class Run(Record):
         test_data = datasets.Loader(
             data.test_images, data.test_labels, data.mean, data.std, EVALUATION_BATCH
         )
-        return training.train(
-            self.model,
-            kept,
-            train_data,
-            test_data,
-            hyper,
-            epochs,
-            self.precision,
-            folder=folder,
-            progress=progress,
-        )
+        return train_data, test_data
+
+    def _check(self) -> None:
+        """Raises ConfigurationError for what only the data tell, before anything is written."""
 
     def _initialise(self, model: nn.Module, stream: torch.Generator) -> None:
         hyper = self.experiment.hyper

@@ -127,10 +127,13 @@ def how_far(folder: Path) -> str:
     told = results.reported(folder)
     if told is None:
         return "starting"
-    stage = told["stage"] if told["stage"] != "train" else "epoch"
-    epoch = f" {told['epoch']}/{told['epochs']}" if told["stage"] == "train" else ""
-    accuracy = told["test_accuracy"]
-    return f"{stage}{epoch}" + (f", {accuracy:.1f} %" if accuracy is not None else "")
+    stage, accuracy = told["stage"], told["test_accuracy"]
+    words = [stage] if stage != "train" else []
+    if stage == "train" or told["epoch"]:
+        words.append(f"epoch {told['epoch']}/{told['epochs']}")
+    if accuracy is not None:
+        words.append(f"{accuracy:.1f} %")
+    return ", ".join(words)
 
 
 def _render(state: State, now: float) -> Group:
