@@ -88,10 +88,10 @@ class Recorder(Callback):
     """A row an epoch, the run's progress for onlookers, and checkpoints."""
 
     def __init__(
-        self, history: History, optimizer, train_data, folder, epochs, stage: Stage
+        self, history: History, optimizer, train_data, folder, epochs, stage: Stage, more
     ) -> None:
         super().__init__()
-        self.stage = stage
+        self.stage, self.more = stage, more
         self.history, self.optimizer, self.train_data = history, optimizer, train_data
         self.folder, self.epochs = folder, epochs
         self.clock: Callable[[], float] = lambda: 0.0
@@ -148,6 +148,7 @@ class Recorder(Callback):
             "seconds": self.clock(),
             "step_seconds": self.history.step_seconds,
             "images": self.history.images,
+            "more": [callback.state_dict() for callback in self.more],
         }
         path = results.checkpoint(self.folder)
         results.write_atomically(path, lambda path: torch.save(content, path))
@@ -172,6 +173,8 @@ class Recorder(Callback):
         self.history.seconds = content["seconds"]
         self.history.step_seconds = content["step_seconds"]
         self.history.images = content["images"]
+        for callback, state in zip(self.more, content.get("more", ()), strict=False):
+            callback.load_state_dict(state)
         return len(self.history.rows) - 1
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common.pruning.methods import Method
 from common.values import Read
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Option:
 class Trial:
     """What a trial has beyond a method.
 
-    scored_by: the method whose scores and variants are also its own.
+    scored_by: the method whose scores and variants are also its own. variants: those that it has
+    itself, where they are others.
     check: raises ConfigurationError where values do not go together.
     epochs: those of all its trainings together, which is what a run's time goes by.
     """
@@ -39,3 +41,4 @@ class Trial:
     scored_by: str = "magnitude"
     check: Callable[[Experiment], None] = lambda experiment: None
     epochs: Callable[[Experiment], float] = lambda experiment: experiment.epochs
+    variants: Mapping[str, Method] | None = None

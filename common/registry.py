@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common import tickets
+from common import structured, tickets
 from common.errors import ConfigurationError, unknown
 from common.options import Option, Trial
 from common.pruning import METHODS, Method
 
-TRIALS: dict[str, Trial] = {"lottery_ticket": tickets.TRIAL}
+TRIALS: dict[str, Trial] = {
+    "lottery_ticket": tickets.TRIAL,
+    "filter_lasso": structured.TRIAL,
+}
 
 
 def names() -> list[str]:
@@ -27,7 +30,10 @@ def variants(method: str) -> Mapping[str, Method]:
     """{variant: what it prunes by} of a method or a trial. Raises ConfigurationError."""
     if method not in names():
         raise unknown("method", method, names())
-    return METHODS[TRIALS[method].scored_by if method in TRIALS else method]
+    trial = TRIALS.get(method)
+    if trial and trial.variants is not None:
+        return trial.variants
+    return METHODS[trial.scored_by if trial else method]
 
 
 def find(method: str, variant: str = "") -> Method:

@@ -44,11 +44,11 @@ def train(
     folder: where a run leaves its progress and, every two minutes, a checkpoint from which the same
     call continues with the result an uninterrupted run would have had. progress: a title for a
     progress bar, shown when a person watches. stage: which one it is, of a run that trains several
-    times. more: callbacks beside those of every training.
+    times. more: callbacks beside those of every training; checkpoints keep their `state_dict`s.
     """
     history = History()
     optimizer = _optimizer(model, hyper, precision)
-    recorder = Recorder(history, optimizer, train_data, folder, epochs, stage or Stage())
+    recorder = Recorder(history, optimizer, train_data, folder, epochs, stage or Stage(), more)
     measure = functools.partial(evaluate, model, test_data, precision)
     own = Schedule(optimizer, hyper), ApplyMasks(model, masks), Measure(measure), recorder
     callbacks = [*own, *more]
