@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigurationError
 from common.files import write_atomically
+from common.seeding import generator
 
 
 def export(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
@@ -29,6 +30,24 @@ def export(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
 def load(path: Path) -> Callable[[Tensor], Tensor]:
     """What `export` wrote, ready to be called with images (B, C, H, W)."""
     return torch.export.load(path).module()
+
+
+def check_export(model: nn.Module, path: Path, shape: Sequence[int]) -> dict[str, object]:
+    """What a file holds, loaded again, beside the network that it was written from.
+
+    parameters: in the file. largest_difference: of the outputs for three images of noise.
+    """
+    ready, _ = _ready(model, shape)
+    images = torch.randn(3, *shape, generator=generator(0, "exported network"))
+    program = torch.export.load(path)
+    with torch.no_grad():
+        difference = (program.module()(images) - ready(images)).abs().max()
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "parameters": sum(p.numel() for p in program.parameters()),
+        "largest_difference": float(difference),
+    }
 
 
 def has_onnx() -> bool:

@@ -68,6 +68,11 @@ def lowest(
     return kept_without(low)
 
 
+def uncut(kept: Kept, scores: Mapping[str, Tensor]) -> Kept:
+    """`kept` with at least the best channel of every layer."""
+    return {n: k if k.any() else _best(scores[n]) for n, k in kept.items()}
+
+
 def weights_left(
     shapes: Mapping[str, Sequence[int]], channels: Sequence[Channels], kept: Kept
 ) -> int:

@@ -100,11 +100,17 @@ def check(experiment: Experiment) -> None:
                 f"{name}={options[name]!r}: variant={experiment.variant!r} removes weights, not "
                 "channels, by sparsity alone; leave it at None"
             )
-    if options["threshold"] is not None and chosen.scope != options["scope"] == "layer":
-        raise ConfigurationError(
-            f"scope='layer': threshold={options['threshold']!r} removes whatever is below it, in "
-            "every layer; leave one of them at None"
-        )
+    if options["threshold"] is not None:
+        if options["scope"] == "layer":
+            raise ConfigurationError(
+                f"scope='layer': threshold={options['threshold']!r} removes whatever is below it, "
+                "wherever it is; leave one of them at None"
+            )
+        if "scores" in ablations.parse(experiment.ablation):
+            raise ConfigurationError(
+                f"ablation={experiment.ablation!r}: a threshold has no other end to start from; "
+                "leave threshold at None"
+            )
 
 
 def _yes_or_no(name: str, value: object) -> bool:

@@ -1,0 +1,226 @@
+"""One run of filter pruning: train with the penalty, remove, fine-tune, measure the cost."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pandas as pd
+import torch
+from torch import nn
+
+from common import results, training
+from common.callbacks import History, Stage
+from common.experiment import Experiment
+from common.protocols import Protocol
+from common.pruning import Masks, ablations, apply, kept, like_weights, prunable
+from common.pruning.masks import select
+from common.run import Run
+from common.seeding import generator
+from common.structured import channels, removal, settings, tables
+from common.structured.export import check_export, export
+from common.structured.penalty import Penalty, channel_groups, weight_groups
+from common.structured.training import Shrink, default_strength, descent
+
+STAGES = ("sparse", "train", "mask")
+
+
+class FilterRun(Run):
+    """A network on its way from initialisation to a smaller one.
+
+    Call `train_sparse`, `prune`, `train`, `cost` and `save`, in this order. trained: the network
+    after the training with the penalty. model: the same with all that was removed set to zero.
+    small: without it. masked: `trained` under an unstructured mask of as many weights.
+    """
+
+    sparse: History | None = None
+    kept: removal.Kept | None = None
+    small: nn.Module | None = None
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        self.variant, self.shape = settings.variant(experiment), self.data.spec.shape
+        self.channels = channels.find(self.model, self.shape)
+        weights = self.variant.penalised == "weights"
+        groups = weight_groups(self.model) if weights else channel_groups(self.model, self.channels)
+        self.penalty = Penalty(groups, 0.0, self.variant.proximal)
+        self.sparse_hyper = hyper = settings.sparse_hyper(experiment)
+        given = experiment.options["penalty"]
+        if given is not None:
+            self.penalty.strength = given
+        elif self.variant.penalised:
+            steps = -(-len(self.data.train_labels) // experiment.batch_size)
+            total = descent(hyper, hyper.epochs, steps)
+            self.penalty.strength = default_strength(self.penalty, total)
+        self.shrink = Shrink(self.penalty, hyper, hyper.epochs)
+
+    def describe(self) -> dict[str, str]:
+        """What will run, in words."""
+        experiment, chosen = self.experiment, self.variant
+        step = "proximal step" if chosen.proximal else "subgradient step"
+        threshold = experiment.options["threshold"]
+        tuning = settings.fine_tuning_hyper(experiment)
+        rows = super().describe()
+        for option in settings.TRIAL.options:
+            del rows[option.name.replace("_", " ")]
+        sparsity = rows.pop("sparsity")
+        rows["training"] = rows["training"].replace(
+            f"{experiment.epochs} epochs", f"{self.sparse_hyper.epochs} epochs", 1
+        )
+        rows["penalty"] = (
+            f"lasso on {chosen.penalised}, λ = {self.penalty.strength:.3g}, {step}"
+            if chosen.penalised
+            else "none"
+        )
+        rows["removed"] = (
+            f"{chosen.removed} whose norm is at most {threshold:g}"
+            if threshold is not None
+            else f"{chosen.removed} by {chosen.by} norm, {settings.SCOPES[chosen.scope]}; "
+            f"sparsity {sparsity}"
+        )
+        rows["fine-tuning"] = f"{experiment.epochs} epochs from {tuning.learning_rate:g}"
+        return rows
+
+    def train_sparse(self) -> pd.DataFrame:
+        """Train the network with the penalty; returns the columns of sparse.csv."""
+        hyper = self.sparse_hyper
+        self.sparse = self._stage("sparse", self.model, {}, hyper, hyper.epochs, [self.shrink])
+        return tables.sparse(self)
+
+    def score(self) -> dict[str, torch.Tensor]:
+        """Absolute weights of the network trained with the penalty, for layers.csv."""
+        if self.sparse is None:
+            self.train_sparse()
+        self.trained = copy.deepcopy(self.model)
+        return super().score()
+
+    def prune(self) -> Masks:
+        """Remove by the variant and the run's ablation; returns the masks that say the same."""
+        if self.scores is None:
+            self.score()
+        if self.variant.removed == "weights":
+            return super().prune()
+        with self._timed():
+            stages = ablations.parse(self.experiment.ablation)
+            self.kept = self._choose(stages)
+            masks = removal.masks(self.model, self.channels, self.kept)
+            self.masks = like_weights(self.model, masks)
+            removal.silence(self.model, self.channels, self.kept)
+            self.small = removal.remove(self.model, self.channels, self.kept, self.shape)
+            if "weights" in stages:
+                stream = generator(self.experiment.seed, "redrawn weights")
+                stages["weights"](self.small, self._initialise, stream)
+        return self.masks
+
+    def train(self) -> pd.DataFrame:
+        """Fine-tune what is left, and the mask beside it; returns the columns of epochs.csv."""
+        hyper, epochs = settings.fine_tuning_hyper(self.experiment), self.experiment.epochs
+        if self.small is None:
+            self.history = self._stage("train", self.model, self.masks, hyper, epochs)
+            return self.epochs()
+        self.history = self._stage("train", self.small, {}, hyper, epochs)
+        self.masked = copy.deepcopy(self.trained)
+        masks = self._equal_mask()
+        apply(self.masked, masks)
+        compared = epochs if settings.compares(self.experiment) else 0
+        self.masked_history = self._stage("mask", self.masked, masks, hyper, compared)
+        return self.epochs()
+
+    def cost(self) -> pd.DataFrame:
+        """What the networks cost, measured here and now: the columns of cost.csv."""
+        self.costs = tables.cost(self)
+        return self.costs
+
+    def export(self) -> dict[str, object]:
+        """Write the small network as network.pt2 beside the tables; returns what came of it."""
+        path = self.experiment.folder / "network.pt2"
+        export(self.small, path, self.shape)
+        return check_export(self.small, path, self.shape)
+
+    def save(self) -> pd.DataFrame:
+        """Write all tables, the summary last; returns its row."""
+        folder = self.experiment.folder
+        costs = self.cost() if getattr(self, "costs", None) is None else self.costs
+        for name, table in (
+            ("sparse", tables.sparse(self)),
+            ("filters", tables.filters(self)),
+            ("shapes", tables.shapes(self)),
+            ("cost", costs),
+        ):
+            results.write_csv(folder / f"{name}.csv", table.to_dict("records"), table.columns)
+        summary = super().save()
+        for name in STAGES:
+            (folder / f"{name}.pt").unlink(missing_ok=True)
+        return summary
+
+    def _choose(self, stages: dict) -> removal.Kept:
+        """The channels that stay."""
+        l1 = self.variant.by == "l1"
+        scores = removal.l1_norms(self.model, self.channels) if l1 else self._norms()
+        threshold = self.experiment.options["threshold"]
+        if "scores" in stages:
+            scores = stages["scores"](scores)
+        if threshold is not None:
+            chosen = removal.above(scores, threshold)
+        else:
+            ranked = removal.ranks(scores) if self.variant.scope == "layer" else scores
+            sparsity = self.experiment.sparsity
+            chosen = removal.lowest(self.model, self.channels, ranked, sparsity)
+        if "masks" in stages:
+            chosen = stages["masks"](chosen, generator(self.experiment.seed, "mask shuffle"))
+            chosen = removal.uncut(chosen, scores)
+        return chosen
+
+    def _norms(self) -> dict[str, torch.Tensor]:
+        """Norms of the channels, in this order."""
+        return Penalty(channel_groups(self.model, self.channels), 0.0).norms()
+
+    def _equal_mask(self) -> Masks:
+        """The largest weights of the trained network, as many as the small one has."""
+        weights = prunable(self.masked)
+        scores = {name: weight.detach().abs() for name, weight in weights.items()}
+        stream = generator(self.experiment.seed, "compared mask")
+        return like_weights(self.masked, select(scores, kept(self.masks), stream))
+
+    def _stage(
+        self,
+        name: str,
+        model: nn.Module,
+        masks: Masks,
+        hyper: Protocol,
+        epochs: int,
+        more: list | tuple = (),
+    ) -> History:
+        """Train, or take what a stopped run's finished training left."""
+        experiment, total = self.experiment, int(self.experiment.all_epochs)
+        path = experiment.folder / f"{name}.pt"
+        if path.is_file():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            model.load_state_dict(content["model"])
+            for callback, state in zip(more, content["more"], strict=True):
+                callback.load_state_dict(state)
+            return History(**content["history"])
+        before = experiment.pretrain_epochs
+        before += (0, self.sparse_hyper.epochs)[name != "sparse"]
+        before += experiment.epochs if name == "mask" else 0
+        train_data, test_data = self._loaders(hyper)
+        history = training.train(
+            model,
+            masks,
+            train_data,
+            test_data,
+            hyper,
+            epochs,
+            self.precision,
+            folder=experiment.folder,
+            progress={"sparse": "with the penalty", "train": "fine-tuning"}.get(name, "the mask"),
+            stage=Stage(name, before, total),
+            more=more,
+        )
+        content = {
+            "model": model.state_dict(),
+            "history": dataclasses.asdict(history),
+            "more": [callback.state_dict() for callback in more],
+        }
+        results.write_atomically(path, lambda path: torch.save(content, path))
+        return history
