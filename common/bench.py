@@ -23,6 +23,8 @@ from torch.nn import functional as F
 
 from common import environment, models, protocols, results, training
 from common.datasets import Loader
+from common.errors import unknown
+from common.experiment import PRECISIONS, check_device
 from common.models.initialise import initialise
 from common.pruning import find, prunable
 from common.pruning.masks import keep_count, select
@@ -67,15 +69,19 @@ def run(
     precision: str = "auto",
     folder: Path | None = None,
 ) -> int:
-    """Measure and print a table; with a `folder`, write it there too, as bench.csv. Returns 0.
+    """Measure and print a table; with a `folder`, write it there too. Returns 0.
 
     quick: a small network and few steps, to see that it works. Raises ConfigurationError for a
-    device that is not there or a folder that cannot be written.
+    device that is not there or a folder that cannot be written. The file's name holds the time, so
+    that no measurement replaces another.
     """
-    size, on = QUICK if quick else FULL, environment.resolve_device(device)
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    size, on = QUICK if quick else FULL, environment.resolve_device(check_device(device))
     precision = environment.resolve_precision(precision, on)
     if folder is not None:
         check_writable(folder)
+    started = datetime.datetime.now(datetime.timezone.utc)
     shared = {
         "model": size.model,
         "batch_size": size.batch_size,
@@ -83,7 +89,7 @@ def run(
         "precision": precision,
         "torch_version": torch.__version__,
         "code_version": environment.code_version(),
-        "started_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "started_at": started.isoformat(timespec="seconds"),
     }
     rows = []
     with console.status("measuring") as status:
@@ -93,7 +99,9 @@ def run(
             rows.append({"measured": measured, "against": against, **taken, **shared})
     _show(rows, console)
     if folder is not None:
-        results.write_csv(folder / "bench.csv", rows, COLUMNS)
+        path = folder / f"bench_{started:%Y-%m-%d_%H%M%S}.csv"
+        results.write_csv(path, rows, COLUMNS)
+        console.print(str(path), soft_wrap=True)
     return 0
 
 

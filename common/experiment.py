@@ -165,7 +165,7 @@ def configure(
         batch_size=whole("batch_size", batch_size, least=1) or hyper.batch_size,
         pretrain_epochs=whole("pretrain_epochs", pretrain_epochs, least=0) or 0,
         precision=precision,
-        device=_device(text(device, "auto")),
+        device=check_device(text(device, "auto")),
         data_dir=str(data_dir) if data_dir else None,
         results_dir=Path(text(results_dir, str(default_results() / "notebooks"))),
         hyper=hyper,
@@ -197,7 +197,9 @@ def _replaced(hyper: Protocol, options: dict) -> tuple[Protocol, dict]:
     return replace(hyper, **changed), {**options, **same}
 
 
-def _device(name: str) -> str:
+def check_device(name: str) -> str:
+    """The name, if it is one of a device; whether it is there is another question. Raises
+    ConfigurationError."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps"))
     return name

@@ -107,6 +107,19 @@ def doctor(options: argparse.Namespace, console: Console) -> int:
     return 0 if doctor.show(doctor.examine(options.results, options.data_dir), console) else 1
 
 
+def bench(options: argparse.Namespace, console: Console) -> int:
+    """Throughput and scoring times beside a bare PyTorch loop, as ratios."""
+    from common import bench
+
+    return bench.run(
+        console,
+        quick=options.quick,
+        device=options.device,
+        precision=options.precision,
+        folder=options.results / "bench",
+    )
+
+
 def _root(options: argparse.Namespace) -> Path:
     """Where the grid's results lie; the grid is a name or the path of its file."""
     return options.results.resolve() / Path(options.grid).stem
@@ -171,6 +184,10 @@ def _parser() -> argparse.ArgumentParser:
     add("list", listing, "methods, variants, protocols, grids", grid=False)
     machine = add("doctor", doctor, "what this machine has", grid=False)
     machine.add_argument("--data-dir", metavar="DIR", help="where to look for data")
+    speed = add("bench", bench, "throughput and scoring times as ratios to plain loops", grid=False)
+    speed.add_argument("--quick", action="store_true", help="a small network, to see that it works")
+    speed.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    speed.add_argument("--precision", default="auto", help="auto, float32, bfloat16, float16")
     return parser
 
 
