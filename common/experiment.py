@@ -89,10 +89,18 @@ class Experiment:
         parts += [f"epochs{self.epochs}"]
         parts += [f"batch{self.batch_size}"] if self.batch_size != self.hyper.batch_size else []
         parts += [self.precision] if self.precision != self.hyper.precision else []
-        for option in registry.options(self.method):
-            value = self.options[option.name]
-            parts += [f"{option.name}-{value}"] if value != option.default else []
-        return "_".join(parts)
+        return "_".join(parts + self._chosen())
+
+    @property
+    def variant_told(self) -> str:
+        """The variant as tables have it: with the options that are not the default, so that no
+        figure takes runs of different ones for replicates."""
+        return "+".join([self.variant] * bool(self.variant) + self._chosen())
+
+    def _chosen(self) -> list[str]:
+        """`name-value` of every option that is not the default."""
+        values = ((option, self.options[option.name]) for option in registry.options(self.method))
+        return [f"{option.name}-{value}" for option, value in values if value != option.default]
 
     @property
     def all_epochs(self) -> float:

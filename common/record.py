@@ -115,6 +115,7 @@ class Record:
         return {
             "run_id": experiment.run_id,
             **{name: getattr(experiment, name) for name in (*parameters, "seed", "epochs")},
+            "variant": experiment.variant_told,
             "sparsity_actual": 1 - left / size,
             "compression": size / left if left else float("inf"),
             "test_accuracy": last["test_accuracy"],

@@ -48,6 +48,10 @@ def test_options_stand_in_the_name_where_they_are_not_the_default():
     assert run.run_id == f"{PLAIN}_steps-2_strength-0.25_order-last_weight_decay-0.01"
     assert run.options == {"steps": 2, "strength": 0.25, "order": "last", "weight_decay": 0.01}
     assert run.all_epochs == 16
+    told = "steps-2+strength-0.25+order-last+weight_decay-0.01"
+    assert run.variant_told == told
+    assert configure("made_up", variant="uniform").variant_told == "uniform"
+    assert configure("made_up").variant_told == configure("SNIP").variant_told == ""
 
 
 @pytest.mark.usefixtures("trial")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from common.errors import ConfigurationError
 from common.models.initialise import INITIALISATIONS
 from common.options import Option, Trial
-from common.pruning import ablations
 from common.pruning.masks import density_after
 from common.values import one_of, whole_from
 
@@ -83,11 +82,6 @@ def check_step(experiment: Experiment, step: float, total: float) -> None:
             f"rewind_epoch={experiment.options['rewind_epoch']!r} leaves nothing to train: it must "
             f"come before the end of {experiment.epochs} epochs"
         )
-
-
-def redraws(experiment: Experiment) -> bool:
-    """Whether the ablation draws the final ticket's weights anew."""
-    return "weights" in ablations.parse(experiment.ablation)
 
 
 def all_epochs(experiment: Experiment) -> float:

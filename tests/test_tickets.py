@@ -1,0 +1,578 @@
+"""Lottery tickets: going back exactly, levels counted, networks shared, killed runs continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import callbacks, registry, training
+from common.collected import collect
+from common.errors import ConfigurationError
+from common.experiment import PARAMETERS, configure
+from common.files import EXACT
+from common.pruning import kept, masks
+from common.tickets import shared
+from common.tickets.levels import LEVELS, collect_levels, write_levels
+from common.tickets.rewind import Remaining
+from common.tickets.run import TicketRun
+from common.tickets.settings import densities, rewind_step
+
+TOTAL = 50_200  # weights of lenet_300_100 on digits
+PER_EPOCH = 23
+TIMED = ["train_seconds", "seconds", "prune_seconds", "images_per_second", "started_at"]
+SMALL = {"model": "lenet_300_100", "epochs": 2, "levels": 2, "device": "cpu"}
+
+
+def configured(folder, **parameters):
+    return configure("lottery_ticket", **{**SMALL, "results_dir": folder, **parameters})
+
+
+def carry_out(experiment) -> TicketRun:
+    run = TicketRun(experiment)
+    run.score()
+    run.prune()
+    run.train()
+    run.save()
+    return run
+
+
+def untimed(folder):
+    found = {}
+    for name in ("summary", "epochs", "layers", "levels"):
+        table = pd.read_csv(folder / f"{name}.csv", **EXACT)
+        found[name] = table.drop(columns=[column for column in TIMED if column in table])
+    return found
+
+
+def assert_same_tables(one, two):
+    for name, table in one.items():
+        pd.testing.assert_frame_equal(table, two[name], check_exact=True)
+
+
+def assert_same_state(one, two):
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Every training of a run, as it is called: stage, protocol, first batch, weights before it."""
+    seen = []
+    train = training.train
+
+    def noted(model, kept_weights, train_data, test_data, hyper, epochs, precision, **more):
+        seen.append(
+            {
+                "stage": more["stage"].name if "stage" in more else "again",
+                "hyper": hyper,
+                "epochs": epochs,
+                "data": train_data,
+                "state": shared.copy_state(model),
+                "masks": dict(kept_weights),
+            }
+        )
+        return train(model, kept_weights, train_data, test_data, hyper, epochs, precision, **more)
+
+    monkeypatch.setattr(training, "train", noted)
+    return seen
+
+
+# Levels
+
+
+@given(
+    st.floats(1e-6, 0.999),
+    st.none() | st.integers(1, 30),
+    st.integers(1000, 10**7),
+)
+@settings(max_examples=200, deadline=None)
+def test_every_level_removes_the_same_share(sparsity, levels, total):
+    found = densities(sparsity, levels)
+    assert found[-1] == 1 - sparsity
+    assert levels in (None, len(found))
+    steps = [after / before for before, after in zip([1, *found[:-1]], found, strict=True)]
+    if levels is None:
+        assert steps[:-1] == pytest.approx([0.8] * (len(steps) - 1))
+        assert len(found) == 1 or 0.71 < steps[-1] < 0.9  # rounded to whole levels
+    else:
+        assert steps == pytest.approx([steps[0]] * len(steps))
+    counts = [round(share * total) for share in found]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_twenty_percent_a_level():
+    assert len(densities(0.893, None)) == 10
+    assert densities(0.893, None)[:9] == pytest.approx([0.8**k for k in range(1, 10)])
+    # So that runs to different sparsities go the same way.
+    assert densities(0.965, None)[:9] == densities(0.893, None)[:9]
+    assert densities(0.75, 2) == pytest.approx([0.5, 0.25])
+    assert densities(0.0, 5) == densities(0.0, None) == []
+
+
+def test_levels_have_exactly_the_weights_they_should(tmp_path):
+    run = carry_out(configured(tmp_path, levels=3, sparsity=0.9, epochs=1))
+    wanted = [TOTAL, round(0.1 ** (1 / 3) * TOTAL), round(0.1 ** (2 / 3) * TOTAL), 5020]
+    table = pd.read_csv(run.experiment.folder / "levels.csv")
+    assert tuple(table.columns) == LEVELS
+    assert table["level"].tolist() == [0, 1, 2, 3]
+    assert table["parameters_kept"].tolist() == wanted
+    assert table["sparsity"].tolist() == pytest.approx([1 - count / TOTAL for count in wanted])
+    assert kept(run.masks) == 5020
+    (summary,) = pd.read_csv(run.experiment.folder / "summary.csv").to_dict("records")
+    last = table.iloc[-1]
+    for name in ("parameters_kept", "test_accuracy", "best_test_accuracy", "test_loss"):
+        assert summary[name] == last[name]
+
+
+def test_masks_shrink_and_keep_the_largest(tmp_path, monkeypatch):
+    seen = []
+    choose = masks.select
+
+    def noted(scores, keep, stream, candidates=None):
+        chosen = choose(scores, keep, stream, candidates)
+        seen.append((scores, candidates, chosen))
+        return chosen
+
+    monkeypatch.setattr(masks, "select", noted)
+    run = TicketRun(configured(tmp_path, levels=3, epochs=1))
+    run.prune()
+    assert len(seen) == 3
+    for scores, before, after in seen:
+        lowest = min(scores[name][mask].min() for name, mask in after.items() if mask.any())
+        gone = {name: before[name] & ~mask for name, mask in after.items()}
+        assert not any((mask & ~before[name]).any() for name, mask in after.items())
+        assert max(scores[n][mask].max() for n, mask in gone.items() if mask.any()) <= lowest
+
+
+def test_the_uniform_variant_has_one_density_in_every_layer(tmp_path):
+    run = carry_out(configured(tmp_path, variant="uniform", sparsity=0.75, epochs=1))
+    assert run.layers()["density"].tolist() == pytest.approx([0.25] * 3, abs=1e-3)
+
+
+def test_no_sparsity_is_the_dense_network(tmp_path, trainings):
+    run = carry_out(configured(tmp_path, sparsity=0.0))
+    assert [one["stage"] for one in trainings] == ["dense network"]
+    assert run.save().iloc[0]["parameters_kept"] == TOTAL
+    assert len(run.levels()) == 1
+    assert run.epochs().equals(pd.DataFrame(run.dense.rows, columns=run.epochs().columns))
+
+
+def test_without_epochs_it_prunes_and_reports(tmp_path):
+    run = carry_out(configured(tmp_path, epochs=0, sparsity=0.75))
+    assert run.epochs()["epoch"].tolist() == [0]
+    assert run.levels()["early_stop_iteration"].tolist() == [0, 0, 0]
+    # Nothing was trained: the smallest of the initial weights are gone.
+    assert all(torch.equal(run.trained[name], run.initial[name]) for name in run.masks)
+
+
+def test_early_stopping_is_where_the_test_loss_is_lowest(tmp_path):
+    run = carry_out(configured(tmp_path, epochs=4, sparsity=0.5, levels=1, rewind_epoch="30it"))
+    table = pd.read_csv(run.experiment.folder / "levels.csv").iloc[-1]
+    epochs = run.epochs().iloc[1:]
+    best = epochs.loc[epochs["test_loss"].idxmin()]
+    assert table["early_stop_epoch"] == best["epoch"]
+    assert table["early_stop_accuracy"] == best["test_accuracy"]
+    # The first of its epochs has 2 * 23 - 30 = 16 iterations.
+    assert table["early_stop_iteration"] == best["epoch"] * PER_EPOCH - 7
+
+
+# Going back
+
+
+@pytest.mark.parametrize(
+    ("point", "step"), [(0, 0), (1, 23), (1.5, 34), ("30it", 30), ("0it", 0), (2.0, 46)]
+)
+def test_rewinding_points(tmp_path, point, step):
+    run = configured(tmp_path, rewind_epoch=point, epochs=3)
+    assert rewind_step(run.options["rewind_epoch"], PER_EPOCH) == step
+    assert configured(tmp_path, **{**run.options, "epochs": 3}) == run
+
+
+@pytest.mark.parametrize("point", [0, 1, "30it"])
+def test_weights_are_those_of_that_step(tmp_path, trainings, point):
+    run = carry_out(configured(tmp_path / "a", rewind_epoch=point))
+    stages = [one["stage"] for one in trainings]
+    assert stages == ["dense network", "level 1 of 2", "level 2 of 2"]
+    step = rewind_step(run.experiment.options["rewind_epoch"], PER_EPOCH)
+    # The same training by a plain loop, up to that step.
+    plain = TicketRun(configured(tmp_path / "b"))
+    optimizer = torch.optim.SGD(plain.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    loader, _ = plain._loaders(plain.experiment.hyper)
+    done = 0
+    while done < step:
+        for images, labels in loader:
+            if done == step:
+                break
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(plain.model(images), labels).backward()
+            optimizer.step()
+            done += 1
+    reached = shared.copy_state(plain.model)
+    for one in trainings[1:3]:
+        for name, value in one["state"].items():
+            mask = one["masks"].get(name, torch.ones(()).bool())
+            assert torch.allclose(value, reached[name] * mask, rtol=1e-4, atol=1e-6), name
+            assert name not in one["masks"] or not value[~mask].any()
+    if step == 0:
+        assert_same_state(run.rewound, run.initial)
+
+
+def test_retraining_sees_the_batches_after_the_rewinding_point(tmp_path, trainings):
+    run = carry_out(configured(tmp_path, rewind_epoch="30it", epochs=3, levels=1))
+    whole, _ = run._loaders(run.experiment.hyper)
+    batches = [labels for _ in range(3) for _, labels in whole]
+    again = trainings[1]["data"]
+    assert isinstance(again, Remaining)
+    again.epoch = 0
+    found = []
+    for _ in range(trainings[1]["epochs"]):
+        found += [labels for _, labels in again]
+    assert len(found) == 3 * PER_EPOCH - 30
+    assert all(torch.equal(a, b) for a, b in zip(found, batches[30:], strict=True))
+    assert run.history.images == sum(len(labels) for labels in batches[30:])
+
+
+def test_weight_rewinding_replays_the_schedule(tmp_path, trainings):
+    run = carry_out(configured(tmp_path, rewind_epoch=2, epochs=8, levels=1))
+    hyper = run.experiment.hyper
+    dense = pd.DataFrame(run.dense.rows)["learning_rate"].tolist()
+    assert dense[1:] == [hyper.learning_rate_at(epoch) for epoch in range(8)]
+    assert len(set(dense[1:])) == 3
+    assert run.epochs()["learning_rate"].tolist()[1:] == dense[3:]
+
+
+def test_learning_rate_rewinding_keeps_the_weights_and_replays_the_schedule(tmp_path, trainings):
+    options = {"rewind_epoch": 2, "epochs": 5, "levels": 1, "retrain": "rewind_learning_rate"}
+    run = carry_out(configured(tmp_path, **options))
+    start = trainings[1]["state"]
+    for name, value in run.trained.items():
+        mask = run.masks.get(name, torch.ones(()).bool())
+        assert torch.equal(start[name], value * mask)
+    dense = [row["learning_rate"] for row in run.dense.rows]
+    assert run.epochs()["learning_rate"].tolist()[1:] == dense[3:]
+
+
+def test_fine_tuning_keeps_the_weights_and_the_last_learning_rate(tmp_path, trainings):
+    options = {"rewind_epoch": 2, "epochs": 5, "levels": 1, "retrain": "fine_tune"}
+    run = carry_out(configured(tmp_path, **options))
+    start = trainings[1]["state"]
+    for name, value in run.trained.items():
+        mask = run.masks.get(name, torch.ones(()).bool())
+        assert torch.equal(start[name], value * mask)
+    assert run.epochs()["learning_rate"].tolist()[1:] == [run.dense.rows[-1]["learning_rate"]] * 3
+    assert run.dense.rows[-1]["learning_rate"] < run.dense.rows[1]["learning_rate"]
+
+
+def test_reinit_draws_anew_in_every_level_and_trains_from_the_start(tmp_path, trainings):
+    run = carry_out(configured(tmp_path, retrain="reinit", init="lecun_uniform"))
+    starts = [one["state"] for one in trainings]
+    name, mask = next(iter(run.masks.items()))
+    bound = math.sqrt(3 / mask.shape[1])
+    for start in starts:
+        assert bound * 0.95 < start[name].abs().max() <= bound
+    first, second = (start[name][mask] for start in starts[1:])
+    assert not torch.isclose(first, second).any()
+    assert not torch.isclose(second, starts[0][name][mask]).any()
+    assert [one["epochs"] for one in trainings] == [2, 2, 2]
+
+
+# Ablations
+
+
+@pytest.mark.parametrize("retrain", ["rewind_weights", "rewind_learning_rate"])
+def test_a_shuffled_ticket_has_the_densities_and_not_the_places(tmp_path, trainings, retrain):
+    ticket = carry_out(configured(tmp_path, retrain=retrain))
+    before = len(trainings)
+    other = carry_out(configured(tmp_path, retrain=retrain, ablation="shuffle"))
+    assert [one["stage"] for one in trainings[before:]] == ["level 2 of 2"], "the rest is shared"
+    for name, mask in ticket.masks.items():
+        assert mask.sum() == other.masks[name].sum()
+        assert not torch.equal(mask, other.masks[name])
+        # Kept weights are weights: none of them lies where the ticket's pruning left a zero.
+        start = trainings[-1]["state"][name]
+        assert torch.equal(start != 0, other.masks[name])
+    if retrain == "rewind_weights":
+        for name, mask in other.masks.items():
+            assert torch.equal(trainings[-1]["state"][name], other.initial[name] * mask)
+
+
+def test_a_redrawn_ticket_has_the_mask_and_other_weights(tmp_path, trainings):
+    ticket = carry_out(configured(tmp_path, rewind_epoch=1))
+    before = len(trainings)
+    other = carry_out(configured(tmp_path, rewind_epoch=1, ablation="reinit"))
+    (last,) = trainings[before:]
+    assert last["epochs"] == 2, "from the start: it has no first epoch behind it"
+    for name, mask in ticket.masks.items():
+        assert torch.equal(mask, other.masks[name])
+        assert not torch.isclose(last["state"][name][mask], other.rewound[name][mask]).all()
+
+
+def test_inverting_removes_the_largest_in_every_level(tmp_path):
+    run = TicketRun(configured(tmp_path, ablation="invert", levels=1, sparsity=0.5))
+    run.prune()
+    trained = torch.cat([run.trained[n][m].abs() for n, m in run.masks.items()])
+    pruned = torch.cat([run.trained[n][~m].abs() for n, m in run.masks.items()])
+    assert trained.max() <= pruned.min()
+
+
+def test_an_ablated_network_without_levels_is_the_dense_one(tmp_path, trainings):
+    run = carry_out(configured(tmp_path, sparsity=0.0, ablation="shuffle"))
+    assert len(trainings) == 1
+    assert run.history is run.dense
+
+
+# Shared networks
+
+
+def test_the_dense_training_is_shared(tmp_path, trainings):
+    carry_out(configured(tmp_path, retrain="fine_tune"))
+    assert len(trainings) == 3
+    carry_out(configured(tmp_path, retrain="rewind_learning_rate"))
+    assert [one["stage"] for one in trainings[3:]] == ["level 1 of 2", "level 2 of 2"]
+    # Neither another seed's nor another initialisation's.
+    for other in ({"seed": 1}, {"init": "lecun_normal"}, {"epochs": 1}, {"batch_size": 32}):
+        before = len(trainings)
+        carry_out(configured(tmp_path, retrain="fine_tune", **other))
+        assert trainings[before]["stage"] == "dense network"
+
+
+def test_runs_to_other_sparsities_share_their_levels(tmp_path, trainings):
+    carry_out(configured(tmp_path, levels=None, sparsity=1 - 0.8**2, epochs=1))
+    assert len(trainings) == 3
+    run = carry_out(configured(tmp_path, levels=None, sparsity=1 - 0.8**3, epochs=1))
+    assert [one["stage"] for one in trainings[3:]] == ["level 3 of 3"]
+    alone = carry_out(configured(tmp_path / "alone", levels=None, sparsity=1 - 0.8**3, epochs=1))
+    assert_same_tables(untimed(run.experiment.folder), untimed(alone.experiment.folder))
+
+
+def test_a_rewinding_point_that_nobody_kept_is_trained_again(tmp_path, trainings):
+    carry_out(configured(tmp_path, retrain="fine_tune"))
+    before = len(trainings)
+    late = carry_out(configured(tmp_path, rewind_epoch="30it"))
+    assert trainings[before]["stage"] == "again"
+    alone = carry_out(configured(tmp_path / "alone", rewind_epoch="30it"))
+    assert_same_state(late.rewound, alone.rewound)
+    assert_same_tables(untimed(late.experiment.folder), untimed(alone.experiment.folder))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "one bit", "empty"])
+def test_a_damaged_network_is_computed_again(tmp_path, trainings, damage):
+    carry_out(configured(tmp_path, retrain="fine_tune"))
+    (path,) = tmp_path.glob("shared/*/dense.pt")
+    whole = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "one bit":
+        whole[len(whole) // 2] ^= 4
+        path.write_bytes(whole)
+    else:
+        path.write_bytes(b"")
+    before = len(trainings)
+    again = carry_out(configured(tmp_path, retrain="rewind_learning_rate"))
+    assert trainings[before]["stage"] == "dense network"
+    alone = carry_out(configured(tmp_path / "alone", retrain="rewind_learning_rate"))
+    assert_same_tables(untimed(again.experiment.folder), untimed(alone.experiment.folder))
+
+
+CHILD = """
+import sys
+from common import training
+from common.experiment import configure
+from common.tickets.run import TicketRun
+train = training.train
+def noted(*arguments, **more):
+    print(more["stage"].name, flush=True)
+    return train(*arguments, **more)
+training.train = noted
+run = TicketRun(configure("lottery_ticket", model="lenet_300_100", epochs=2, levels=1, device="cpu",
+                          retrain=sys.argv[2], results_dir=sys.argv[1]))
+run.prune(); run.train(); run.save()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_dense_network_once(tmp_path):
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path), retrain],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for retrain in ("fine_tune", "rewind_learning_rate")
+    ]
+    told = [process.communicate(timeout=300)[0].split("\n") for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert sum(lines.count("dense network") for lines in told) == 1
+    assert all(lines.count("level 1 of 1") == 1 for lines in told)
+
+
+# Killed and continued
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["dense network", "level 1 of 2", "level 2 of 2"])
+@pytest.mark.parametrize("ablation", ["none", "shuffle"])
+def test_a_run_killed_in_any_level_goes_on_to_the_same_result(
+    tmp_path, monkeypatch, stage, ablation
+):
+    given_options = {"epochs": 3, "rewind_epoch": "30it", "ablation": ablation}
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+    alone = carry_out(configured(tmp_path / "alone", **given_options))
+    save = callbacks.Recorder.save
+
+    def saved_and_killed(self, model):
+        save(self, model)
+        if self.stage.name == stage and len(self.history.rows) == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Recorder, "save", saved_and_killed)
+        with pytest.raises(Killed):
+            carry_out(configured(tmp_path / "killed", **given_options))
+    again = carry_out(configured(tmp_path / "killed", **given_options))
+    assert_same_tables(untimed(alone.experiment.folder), untimed(again.experiment.folder))
+    assert_same_state(shared.copy_state(alone.model), shared.copy_state(again.model))
+    assert sorted(path.name for path in again.experiment.folder.iterdir()) == [
+        *("epochs.csv", "layers.csv", "levels.csv", "run.json", "summary.csv")
+    ]
+
+
+def test_a_checkpoint_of_another_level_is_not_continued(tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+    resumed = []
+    resume = callbacks.Recorder.resume
+    monkeypatch.setattr(
+        callbacks.Recorder,
+        "resume",
+        lambda self, *given: resumed.append(resume(self, *given)) or resumed[-1],
+    )
+    carry_out(configured(tmp_path))
+    assert resumed == [0, 0, 0]
+
+
+def test_progress_counts_all_epochs(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(callbacks.results, "report", lambda folder, *what: told.append(what[:3]))
+    carry_out(configured(tmp_path, rewind_epoch=1))
+    trained = [one for one in told if one[0] not in ("score",)]
+    assert trained[:3] == [("dense network", epoch, 4) for epoch in (0, 1, 2)]
+    assert trained[-1] == ("level 2 of 2", 4, 4)
+
+
+# The same again, and what is refused
+
+
+def test_the_same_parameters_give_the_same_tables(tmp_path):
+    given_options = {"init": "orthogonal", "ablation": "shuffle+reinit", "precision": "bfloat16"}
+    one = carry_out(configured(tmp_path / "one", **given_options))
+    torch.manual_seed(99)
+    two = carry_out(configured(tmp_path / "two", **given_options))
+    assert_same_tables(untimed(one.experiment.folder), untimed(two.experiment.folder))
+
+
+@pytest.mark.parametrize(
+    ("given_options", "message"),
+    [
+        ({"levels": 0}, "levels=0 is below 1"),
+        ({"levels": 2.5}, "levels=2.5 is not a whole number"),
+        ({"retrain": "rewind"}, "retrain='rewind'.*rewind_weights, rewind_learning_rate, fine_"),
+        ({"init": "kaiming"}, "init='kaiming'.*kaiming_normal.*orthogonal"),
+        ({"rewind_epoch": -1}, "rewind_epoch=-1 is neither a number of epochs"),
+        ({"rewind_epoch": "3"}, "rewind_epoch='3' is neither"),
+        ({"rewind_epoch": "-3it"}, "rewind_epoch='-3it' is neither"),
+        ({"rewind_epoch": math.nan}, "rewind_epoch=nan is neither"),
+        ({"rewind_epoch": True}, "rewind_epoch=True is neither"),
+        ({"rewind_epoch": 2}, "rewind_epoch=2 leaves nothing to train.*end of 2 epochs"),
+        ({"rewind_epoch": 1, "retrain": "reinit"}, "rewind_epoch=1: retrain='reinit' draws new"),
+        ({"pretrain_epochs": 1}, "pretrain_epochs=1.*rewind_epoch says"),
+        ({"variant": "layerwise"}, "lottery_ticket's variant='layerwise'.*\"\", uniform"),
+    ],
+)
+def test_bad_input_is_one_error_that_names_it(tmp_path, given_options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        configured(tmp_path, **given_options)
+
+
+def test_too_many_iterations_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"rewind_epoch='46it' leaves nothing to train"):
+        TicketRun(configured(tmp_path, rewind_epoch="46it"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_will_run_in_words_and_in_run_json(tmp_path):
+    run = TicketRun(configured(tmp_path, rewind_epoch="5it", init="xavier_normal"))
+    told = run.describe()
+    assert told["levels"] == "2: 31.6%, 10% of the weights left"
+    assert told["rewind epoch"] == "5it: after 5 iterations"
+    assert told["init"] == "xavier_normal"
+    assert "lenet_300_100, xavier_normal" in told["network"]
+    written = json.loads((run.experiment.folder / "run.json").read_text())
+    assert tuple(written["parameters"]) == (
+        *PARAMETERS,
+        "levels",
+        "rewind_epoch",
+        "retrain",
+        "init",
+    )
+    assert configure("lottery_ticket", **written["parameters"]) == run.experiment
+
+
+def test_the_time_a_run_takes_goes_by_all_its_trainings(tmp_path):
+    assert configured(tmp_path, levels=3, epochs=10, rewind_epoch=4).all_epochs == 10 + 3 * 6
+    assert configured(tmp_path, levels=None, sparsity=0.893, epochs=10).all_epochs == 110
+    assert registry.find("lottery_ticket").scope == "global"
+
+
+# Tables of many runs
+
+
+def test_collecting(tmp_path):
+    for seed, retrain in ((0, "rewind_weights"), (1, "fine_tune")):
+        carry_out(configured(tmp_path, seed=seed, retrain=retrain, epochs=1))
+    (tmp_path / "lottery_ticket" / "begun").mkdir()
+    found = collect(tmp_path)
+    assert sorted(found.summary["seed"]) == [0, 1]
+    assert not found.left_out
+    table = collect_levels(tmp_path)
+    assert len(table) == 6
+    assert table["init"].unique().tolist() == ["kaiming_normal"]
+    assert set(zip(table["seed"], table["retrain"], strict=True)) == {
+        (0, "rewind_weights"),
+        (1, "fine_tune"),
+    }
+    assert dict(zip(found.summary["seed"], found.summary["variant"], strict=True)) == {
+        0: "levels-2",
+        1: "levels-2+retrain-fine_tune",
+    }
+    last = table[table["final"]].set_index("run_id")["test_accuracy"]
+    assert last.equals(found.summary.set_index("run_id")["test_accuracy"].loc[last.index])
+    write_levels(table, tmp_path / "published")
+    pd.testing.assert_frame_equal(collect_levels(tmp_path / "published"), table)
+    with pytest.raises(ConfigurationError, match="no finished lottery ticket"):
+        collect_levels(tmp_path / "nowhere")
+
+
+def test_packing_keeps_every_bit(tmp_path):
+    run = TicketRun(configured(tmp_path, epochs=0, levels=1))
+    run.prune()
+    state = shared.copy_state(run.model)
+    small = shared.packed(state, run.masks)
+    assert sum(value.numel() for name, value in small.items() if name in run.masks) == 5020
+    assert_same_state(shared.unpacked(small, run.masks), state)
+    hyper = dataclasses.asdict(run.experiment.hyper)
+    identity = json.loads((run.shared.folder / "identity.json").read_text())
+    assert identity["hyperparameters"]["init"] == hyper["init"]
