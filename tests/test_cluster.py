@@ -224,21 +224,18 @@ def test_a_run_short_of_memory_is_tried_again_alone_on_a_machine(dask: Dask) -> 
     assert dask.executions(0) == 2
 
 
-@pytest.fixture
-def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scheduler, started later, forgives no lost worker."""
-    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
-
-
 @slow
-def test_a_run_that_its_workers_do_not_survive_fails(strict: None, dask: Dask) -> None:
+def test_a_run_that_its_workers_do_not_survive_fails(
+    dask: Dask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
     worker = dask.add("--nthreads", "1")
     sweep = dask.start(("finish", 600))
     wait_for(lambda: dask.executions(0))
     lose(worker)
     status, output = finished(sweep)
     assert status == 1
-    assert "1 workers died with it, the last at tcp://127.0.0.1:" in output
+    assert "1 workers were lost with it, the last at tcp://127.0.0.1:" in output
 
 
 @slow

@@ -7,14 +7,16 @@ import math
 import pickle
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ConfigurationError
 from common.sweep import remote
-from common.sweep.dask_workers import Workers, connect, import_distributed, sent
+from common.sweep.dask_workers import Workers, connect, losses_allowed, sent
 from common.sweep.execute import Outcome
 from common.sweep.job import Job
 
@@ -23,11 +25,21 @@ LOOK = 2.0  # seconds between looks at which workers there are
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A job that a worker has got, and who waits for its outcome."""
+
+    job: Job
+    promised: Future[Outcome]
+    worker: str
+
+
 class Cluster:
     """As many runs at a time as Dask's workers have threads, or GPUs if they announce them.
 
     Workers may come and go: newcomers are examined and then get runs; the runs of a lost worker
-    are done by another. When this process ends, in whatever way, so do its runs.
+    are done by another, unless that happens to one too often. When this process ends, in whatever
+    way, so do its runs.
     """
 
     def __init__(
@@ -46,7 +58,8 @@ class Cluster:
         self._address, self._root, self._runs = address, root, runs
         self._devices, self._alone = tuple(devices), alone
         self._sweep = uuid.uuid4().hex
-        self._under_way: dict[Future[Outcome], tuple[Future[Outcome], list[str]]] = {}
+        self._under_way: dict[Future[Outcome], _Run] = {}
+        self._lost: Counter[Job] = Counter()
         self._closing = threading.Event()
         self._workers: Workers | None = None
         if not alone:
@@ -67,16 +80,15 @@ class Cluster:
     def submit(self, job: Job, since: float) -> Future[Outcome]:
         """Carry out the job on a worker, as `execute` does; `stopped` if none is left for it."""
         promised: Future[Outcome] = Future()
-        allowed = self._allowed()
-        if not allowed:
+        if (worker := self._choose()) is None:
             promised.set_result(Outcome("stopped"))
             return promised
         gpu = self._workers.gpu
         executor = self._workers.client.get_executor(
-            pure=False, workers=allowed, resources={remote.GPU: 1} if gpu else None
+            pure=False, workers=[worker], resources={remote.GPU: 1} if gpu else None
         )
         task = executor.submit(sent("carry_out"), pickle.dumps((job, since, gpu, self._sweep)))
-        self._under_way[task] = promised, allowed
+        self._under_way[task] = _Run(job, promised, worker)
         task.add_done_callback(self._settle)
         return promised
 
@@ -132,29 +144,34 @@ class Cluster:
                 continue
             for worker, problem in problems.items():
                 log.warning("left out: worker %s %s", worker, problem)
-            for task, (_, allowed) in list(self._under_way.items()):
-                if not workers.fit.keys() & allowed:  # nobody will ever take it
+            for task, run in list(self._under_way.items()):
+                if run.worker not in workers.fit:
+                    self._lost[run.job] += 1
                     task.cancel()
 
-    def _allowed(self) -> list[str]:
-        """The workers that may take the next run."""
-        fit = dict(self._workers.fit) if self._connected() else {}
-        if not self._alone:
-            return list(fit)
-        taken = {one for _, allowed in list(self._under_way.values()) for one in allowed}
-        busy = {fit[one].machine for one in taken if one in fit}
-        return [one for one, found in fit.items() if found.machine not in busy][:1]
+    def _choose(self) -> str | None:
+        """The worker with the most free places. The scheduler would not always find it: counting
+        threads, it leaves GPUs idle."""
+        workers = self._workers
+        fit = dict(workers.fit) if self._connected() else {}
+        taken = Counter(run.worker for run in list(self._under_way.values()))
+        if self._alone:
+            busy = {fit[one].machine for one in taken if one in fit}
+            return next((one for one, found in fit.items() if found.machine not in busy), None)
+        free = {one: workers.places_on(found) - taken[one] for one, found in fit.items()}
+        best = max(free, key=free.get, default=None)
+        return best if best and free[best] > 0 else None
 
     def _settle(self, task: Future[Outcome]) -> None:
-        promised, _ = self._under_way.pop(task)
-        if task.cancelled():  # by us, or because the scheduler is gone
-            promised.set_result(Outcome("stopped"))
-        elif (error := task.exception()) is None:
-            promised.set_result(task.result())
-        elif isinstance(error, import_distributed().KilledWorker):
-            times, last = error.allowed_failures + 1, error.last_worker.address
-            promised.set_result(
-                Outcome("failed", f"{times} workers died with it, the last at {last}")
-            )
-        else:
-            promised.set_exception(error)
+        run = self._under_way.pop(task)
+        losses = self._lost[run.job]
+        if not task.cancelled():
+            if error := task.exception():
+                run.promised.set_exception(error)
+            else:
+                run.promised.set_result(task.result())
+        elif losses > losses_allowed():
+            error = f"{losses} workers were lost with it, the last at {run.worker}"
+            run.promised.set_result(Outcome("failed", error))
+        else:  # its worker is lost, or the scheduler is, or we are closing
+            run.promised.set_result(Outcome("stopped"))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TIMEOUT = 10  # seconds until a scheduler has answered
 
 
-def import_distributed() -> ModuleType:
+def _import() -> ModuleType:
     """The package `distributed`. Raises ConfigurationError if it is not installed."""
     try:
         import distributed
@@ -41,7 +41,7 @@ def import_distributed() -> ModuleType:
 
 def connect(address: str) -> Client:
     """A client of the scheduler at `address`. Raises ConfigurationError if none answers."""
-    distributed = import_distributed()
+    distributed = _import()
     try:
         distributed.comm.get_address_host_port(address)  # a client would end badly without
         return distributed.Client(address, timeout=TIMEOUT, set_as_default=False)
@@ -50,6 +50,13 @@ def connect(address: str) -> Client:
             f"--scheduler {address}: no Dask scheduler answers there ({error}); start one with "
             "`dask scheduler`, which prints its address, such as tcp://10.0.0.5:8786"
         ) from error
+
+
+def losses_allowed() -> int:
+    """Workers that may be lost with a run before it counts as failed: Dask's own setting."""
+    import dask
+
+    return dask.config.get("distributed.scheduler.allowed-failures")
 
 
 class Workers:
@@ -94,10 +101,11 @@ class Workers:
 
     def places(self) -> int:
         """Runs at a time on all workers: one on each GPU, or a thread."""
-        return sum(
-            min(found.threads, found.announced) if self.gpu else found.threads
-            for found in self.fit.values()
-        )
+        return sum(map(self.places_on, self.fit.values()))
+
+    def places_on(self, found: Found) -> int:
+        """Runs at a time on one of them."""
+        return min(found.threads, found.announced) if self.gpu else found.threads
 
     def machines(self) -> set[str]:
         """The machines that they are on."""
