@@ -35,6 +35,7 @@ METHODS = {
     "synflow": "SynFlow",
     "ntk_sap": "NTK-SAP",
     "prospr": "ProsPr",
+    "filter_lasso": "filter lasso",
 }
 # Their name -> our (method, variant), where it is more than the plain method.
 _VARIANTS = {

@@ -10,6 +10,8 @@ unit_conservation(units, layers), layer_conservation(layers, slopes), layer_tota
 batchnorm_modes(pruned)
 procedures_by_layer(layers, outcomes, sparsity), inversion_rounds(table, layers)
 procedure_training(training, sparsity)                      the studies' tables
+filter_norms(filters), penalty(sparse), filters_left(shapes), cost_beside_mask(cost)
+filter_variants(summary), published_filters(published)      filter pruning
 facts(rows)           a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
@@ -32,6 +34,14 @@ from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.masks import mask_image
 from common.plots.runs import cost, results_table, training_curves
 from common.plots.scores import score_histograms
+from common.plots.structured import (
+    cost_beside_mask,
+    filter_norms,
+    filter_variants,
+    filters_left,
+    penalty,
+    published_filters,
+)
 from common.plots.style import save
 from common.plots.tables import ablations, settings
 
@@ -42,17 +52,23 @@ __all__ = [
     "collapse_densities",
     "concentration",
     "cost",
+    "cost_beside_mask",
     "critical_compression",
     "facts",
+    "filter_norms",
+    "filter_variants",
+    "filters_left",
     "inversion_rounds",
     "layer_conservation",
     "layer_densities",
     "layer_totals",
     "mask_image",
     "methods_together",
+    "penalty",
     "predicted_densities",
     "procedure_training",
     "procedures_by_layer",
+    "published_filters",
     "results_table",
     "save",
     "score_histograms",

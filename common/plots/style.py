@@ -40,10 +40,11 @@ COLOURS = {
     "synflow": "#D55E00",
     "ntk_sap": "#5D3A9B",
     "prospr": "#56B4E9",
+    "filter_lasso": "#3D5A80",
 }
 MARKERS = {
     **{"random": "X", "magnitude": "o", "SNIP": "s", "grasp": "^", "synflow": "D"},
-    **{"ntk_sap": "P", "prospr": "p"},
+    **{"ntk_sap": "P", "prospr": "p", "filter_lasso": "h"},
 }
 _SPARE_COLOURS = ("#7A6A00", "#A0522D", "#4D4D4D")
 

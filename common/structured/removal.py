@@ -45,12 +45,15 @@ def lowest(
     channels: Sequence[Channels],
     scores: Mapping[str, Tensor],
     sparsity: float,
+    stream: torch.Generator,
 ) -> Kept:
     """Remove the channels of lowest score until at least the fraction `sparsity` of the prunable
-    weights is gone, but no layer's best channel; equal scores go in the order of the layers."""
+    weights is gone, but no layer's best channel. Equal scores, such as those of all that vanished,
+    go in an order drawn from `stream`."""
     best = torch.cat([_best(scores[c.name]) for c in channels])
     flat = torch.cat([scores[c.name] for c in channels])
-    order = flat.masked_fill(best, torch.inf).argsort(stable=True)
+    drawn = torch.randperm(len(flat), generator=stream)
+    order = drawn[flat.masked_fill(best, torch.inf)[drawn].argsort(stable=True)]
     sizes = [c.count for c in channels]
     shapes = {name: tuple(w.shape) for name, w in prunable(model).items()}
     total = sum(torch.Size(shape).numel() for shape in shapes.values())

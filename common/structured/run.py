@@ -18,7 +18,7 @@ from common.pruning.masks import select
 from common.run import Run
 from common.seeding import generator
 from common.structured import channels, removal, settings, tables
-from common.structured.export import check_export, export
+from common.structured.export import check_export, export, largest_difference
 from common.structured.penalty import Penalty, channel_groups, weight_groups
 from common.structured.training import Shrink, default_strength, descent
 
@@ -63,9 +63,12 @@ class FilterRun(Run):
         rows = super().describe()
         for option in settings.TRIAL.options:
             del rows[option.name.replace("_", " ")]
-        sparsity = rows.pop("sparsity")
-        rows["training"] = rows["training"].replace(
-            f"{experiment.epochs} epochs", f"{self.sparse_hyper.epochs} epochs", 1
+        sparsity, hyper = rows.pop("sparsity"), self.sparse_hyper
+        steps = ", ".join(map(str, hyper.milestones))
+        rows["training"] = (
+            f"{hyper.epochs} epochs in batches of {experiment.batch_size}, SGD "
+            f"{hyper.learning_rate:g} x {hyper.gamma:g} after epochs {steps}, "
+            f"weight decay {hyper.weight_decay:g}"
         )
         rows["penalty"] = (
             f"lasso on {chosen.penalised}, λ = {self.penalty.strength:.3g}, {step}"
@@ -126,6 +129,16 @@ class FilterRun(Run):
         self.masked_history = self._stage("mask", self.masked, masks, hyper, compared)
         return self.epochs()
 
+    def differences(self) -> dict[str, float]:
+        """The largest differences, over a batch of test images, between the outputs of the small
+        network before fine-tuning and those of the whole one: with the removed channels set to
+        zero, and as it was trained. Empty where no channels are removed."""
+        if self.small is None:
+            return {}
+        images, _ = next(iter(self._loaders(self.experiment.hyper)[1]))
+        networks = {"removed channels set to zero": self.model, "as trained": self.trained}
+        return {n: largest_difference(self.small, m, images) for n, m in networks.items()}
+
     def cost(self) -> pd.DataFrame:
         """What the networks cost, measured here and now: the columns of cost.csv."""
         self.costs = tables.cost(self)
@@ -164,8 +177,8 @@ class FilterRun(Run):
             chosen = removal.above(scores, threshold)
         else:
             ranked = removal.ranks(scores) if self.variant.scope == "layer" else scores
-            sparsity = self.experiment.sparsity
-            chosen = removal.lowest(self.model, self.channels, ranked, sparsity)
+            sparsity, stream = self.experiment.sparsity, generator(self.experiment.seed, "pruning")
+            chosen = removal.lowest(self.model, self.channels, ranked, sparsity, stream)
         if "masks" in stages:
             chosen = stages["masks"](chosen, generator(self.experiment.seed, "mask shuffle"))
             chosen = removal.uncut(chosen, scores)
