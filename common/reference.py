@@ -35,6 +35,7 @@ METHODS = {
     "synflow": "SynFlow",
     "ntk_sap": "NTK-SAP",
     "prospr": "ProsPr",
+    "lottery_ticket": "lottery ticket",
     "filter_lasso": "filter lasso",
 }
 # Their name -> our (method, variant), where it is more than the plain method.
@@ -116,6 +117,26 @@ def curves(source: str, dataset: str, model: str) -> pd.DataFrame:
     rows["variant"] = [ours[name][1] for name in rows["method"]]
     rows["method"] = [ours[name][0] for name in rows["method"]]
     return rows.sort_values(["method", "variant", "ablation", "sparsity"]).reset_index(drop=True)
+
+
+def retraining() -> pd.DataFrame:
+    """Renda et al.'s pruning after training, at the protocol's learning rates.
+
+    Columns of `published.csv` with dataset and model under our names, `how` (one-shot, iterative)
+    and `retrain` (our name of what follows pruning).
+    """
+    ways = {
+        "fine-tune": "fine_tune",
+        "weight rewinding": "rewind_weights",
+        "learning-rate rewinding": "rewind_learning_rate",
+        "reinitialise": "reinit",
+    }
+    rows = published("renda2020")
+    rows[["how", "retrain"]] = rows["variant"].str.split(", ", n=1, expand=True)
+    rows = rows[rows["retrain"].isin(ways)]
+    titles = [{title: name for name, title in table.items()} for table in (DATASETS, MODELS)]
+    named = {"dataset": rows["dataset"].map(titles[0]), "model": rows["model"].map(titles[1])}
+    return rows.assign(**named, retrain=rows["retrain"].map(ways)).reset_index(drop=True)
 
 
 def single_source(rows: pd.DataFrame) -> Source | None:

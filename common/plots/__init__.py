@@ -12,6 +12,8 @@ procedures_by_layer(layers, outcomes, sparsity), inversion_rounds(table, layers)
 procedure_training(training, sparsity)                      the studies' tables
 filter_norms(filters), penalty(sparse), filters_left(shapes), cost_beside_mask(cost)
 filter_variants(summary), published_filters(published)      filter pruning
+ticket_levels(levels), kept_weights(initial, trained, masks)          a lottery ticket
+tickets_compared(levels, by), retraining_compared(levels, published)  many of them
 facts(rows)           a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
@@ -44,6 +46,12 @@ from common.plots.structured import (
 )
 from common.plots.style import save
 from common.plots.tables import ablations, settings
+from common.plots.tickets import (
+    kept_weights,
+    retraining_compared,
+    ticket_levels,
+    tickets_compared,
+)
 
 __all__ = [
     "ablations",
@@ -59,6 +67,7 @@ __all__ = [
     "filter_variants",
     "filters_left",
     "inversion_rounds",
+    "kept_weights",
     "layer_conservation",
     "layer_densities",
     "layer_totals",
@@ -70,11 +79,14 @@ __all__ = [
     "procedures_by_layer",
     "published_filters",
     "results_table",
+    "retraining_compared",
     "save",
     "score_histograms",
     "scores_by_layer_size",
     "seed_agreement",
     "settings",
+    "ticket_levels",
+    "tickets_compared",
     "training_curves",
     "unit_conservation",
 ]
