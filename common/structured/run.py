@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from torch import nn
+from torchbearer.callbacks import Callback
 
-from common import results, training
+from common import environment, results, training
 from common.callbacks import History, Stage
 from common.experiment import Experiment
 from common.protocols import Protocol
@@ -21,8 +23,10 @@ from common.structured import channels, removal, settings, tables
 from common.structured.export import check_export, export, largest_difference
 from common.structured.penalty import Penalty, channel_groups, weight_groups
 from common.structured.training import Shrink, default_strength, descent
+from common.tickets.shared import Shared, copy_state
 
-STAGES = ("sparse", "train", "mask")
+# In this order, and what a progress bar calls them.
+STAGES = {"sparse": "with the penalty", "train": "fine-tuning", "mask": "the mask beside it"}
 
 
 class FilterRun(Run):
@@ -85,9 +89,17 @@ class FilterRun(Run):
         return rows
 
     def train_sparse(self) -> pd.DataFrame:
-        """Train the network with the penalty; returns the columns of sparse.csv."""
-        hyper = self.sparse_hyper
-        self.sparse = self._stage("sparse", self.model, {}, hyper, hyper.epochs, [self.shrink])
+        """Train the network with the penalty, or take it from a run that did: others differ in what
+        they remove. Returns the columns of sparse.csv."""
+        hyper, shared = self.sparse_hyper, self._shared()
+        with shared.alone("sparse"):
+            content = shared.load("sparse")
+            if content is None:
+                content = self._stage("sparse", self.model, {}, hyper, hyper.epochs, [self.shrink])
+                shared.save("sparse", content)
+        self.model.load_state_dict(content["model"])
+        self.shrink.load_state_dict(content["more"][0])
+        self.sparse = History(**content["history"])
         return tables.sparse(self)
 
     def score(self) -> dict[str, torch.Tensor]:
@@ -119,14 +131,14 @@ class FilterRun(Run):
         """Fine-tune what is left, and the mask beside it; returns the columns of epochs.csv."""
         hyper, epochs = settings.fine_tuning_hyper(self.experiment), self.experiment.epochs
         if self.small is None:
-            self.history = self._stage("train", self.model, self.masks, hyper, epochs)
+            self.history = self._fine_tune("train", self.model, self.masks, hyper, epochs)
             return self.epochs()
-        self.history = self._stage("train", self.small, {}, hyper, epochs)
+        self.history = self._fine_tune("train", self.small, {}, hyper, epochs)
         self.masked = copy.deepcopy(self.trained)
         masks = self._equal_mask()
         apply(self.masked, masks)
         compared = epochs if settings.compares(self.experiment) else 0
-        self.masked_history = self._stage("mask", self.masked, masks, hyper, compared)
+        self.masked_history = self._fine_tune("mask", self.masked, masks, hyper, compared)
         return self.epochs()
 
     def differences(self) -> dict[str, float]:
@@ -162,7 +174,7 @@ class FilterRun(Run):
         ):
             results.write_csv(folder / f"{name}.csv", table.to_dict("records"), table.columns)
         summary = super().save()
-        for name in STAGES:
+        for name in ("train", "mask"):
             (folder / f"{name}.pt").unlink(missing_ok=True)
         return summary
 
@@ -195,6 +207,19 @@ class FilterRun(Run):
         stream = generator(self.experiment.seed, "compared mask")
         return like_weights(self.masked, select(scores, kept(self.masks), stream))
 
+    def _fine_tune(
+        self, name: str, model: nn.Module, masks: Masks, hyper: Protocol, epochs: int
+    ) -> History:
+        """Train, or take what this run had finished before it was stopped."""
+        path = self.experiment.folder / f"{name}.pt"
+        if path.is_file():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            model.load_state_dict(content["model"])
+        else:
+            content = self._stage(name, model, masks, hyper, epochs)
+            results.write_atomically(path, lambda path: torch.save(content, path))
+        return History(**content["history"])
+
     def _stage(
         self,
         name: str,
@@ -202,20 +227,12 @@ class FilterRun(Run):
         masks: Masks,
         hyper: Protocol,
         epochs: int,
-        more: list | tuple = (),
-    ) -> History:
-        """Train, or take what a stopped run's finished training left."""
-        experiment, total = self.experiment, int(self.experiment.all_epochs)
-        path = experiment.folder / f"{name}.pt"
-        if path.is_file():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            model.load_state_dict(content["model"])
-            for callback, state in zip(more, content["more"], strict=True):
-                callback.load_state_dict(state)
-            return History(**content["history"])
-        before = experiment.pretrain_epochs
-        before += (0, self.sparse_hyper.epochs)[name != "sparse"]
-        before += experiment.epochs if name == "mask" else 0
+        more: Sequence[Callback] = (),
+    ) -> dict[str, object]:
+        """Train; returns what the next stage goes on from, as plain tensors and numbers."""
+        experiment, stages = self.experiment, list(STAGES)
+        lengths = [self.sparse_hyper.epochs, experiment.epochs]
+        before = experiment.pretrain_epochs + sum(lengths[: stages.index(name)])
         train_data, test_data = self._loaders(hyper)
         history = training.train(
             model,
@@ -226,14 +243,32 @@ class FilterRun(Run):
             epochs,
             self.precision,
             folder=experiment.folder,
-            progress={"sparse": "with the penalty", "train": "fine-tuning"}.get(name, "the mask"),
-            stage=Stage(name, before, total),
+            progress=STAGES[name],
+            stage=Stage(name, before, int(experiment.all_epochs)),
             more=more,
         )
-        content = {
-            "model": model.state_dict(),
+        return {
+            "model": copy_state(model),
             "history": dataclasses.asdict(history),
             "more": [callback.state_dict() for callback in more],
         }
-        results.write_atomically(path, lambda path: torch.save(content, path))
-        return history
+
+    def _shared(self) -> Shared:
+        """Where networks trained with this penalty lie."""
+        run, hyper = self.experiment, self.sparse_hyper
+        parts = [run.protocol, run.dataset, run.model, self.variant.penalised or "plain"]
+        name = "_".join([*parts, f"seed{run.seed}", f"epochs{hyper.epochs}"])
+        identity = {
+            "hyperparameters": dataclasses.asdict(hyper),
+            "penalised": self.variant.penalised,
+            "proximal": self.variant.proximal,
+            "strength": self.penalty.strength,
+            "seed": run.seed,
+            "batch_size": run.batch_size,
+            "pretrain_epochs": run.pretrain_epochs,
+            "precision": self.precision,
+            "device": environment.hardware(self.device),
+            "torch_version": torch.__version__,
+            "code_version": environment.code_version(),
+        }
+        return Shared(run.results_dir / "shared", name, identity)

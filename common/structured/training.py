@@ -69,7 +69,7 @@ class Shrink(Callback):
 
     def load_state_dict(self, state_dict: dict) -> Shrink:
         """Go on from a checkpoint."""
-        self.rows, self.snapshots = state_dict["rows"], state_dict["snapshots"]
+        self.rows, self.snapshots = list(state_dict["rows"]), dict(state_dict["snapshots"])
         return self
 
     def _record(self, epoch: int) -> None:
