@@ -57,7 +57,7 @@ def graph(model: nn.Module, shape: Sequence[int]) -> torch_pruning.DependencyGra
 def find(model: nn.Module, shape: Sequence[int]) -> list[Channels]:
     """All channels that can be removed, from the input to the output; never the network's outputs.
 
-    Raises ConfigurationError for layers whose channels are not one to one (groups, concatenation).
+    Raises ConfigurationError for layers whose filters do not see all of their inputs (groups).
     """
     names = {module: name for name, module in model.named_modules()}
     found = []
@@ -76,13 +76,19 @@ def find(model: nn.Module, shape: Sequence[int]) -> list[Channels]:
             elif item.idxs == item.root_idxs == list(range(len(module.weight))):
                 writers.append(names[module])
             else:
-                raise ConfigurationError(
-                    f"model: the channels of {names[module]} are grouped or joined with others'; "
-                    "filters can be removed from plain convolutions and linear layers"
-                )
+                raise _mixed(names[module])
+            if getattr(module, "groups", 1) != 1:
+                raise _mixed(names[module])
         if readers:
             order = [name for name in names.values() if name in writers]
             count = len(model.get_submodule(order[0]).weight)
             found.append(Channels(order[0], count, tuple(order), tuple(norms), tuple(readers)))
     order = list(names.values())
     return sorted(found, key=lambda channels: order.index(channels.name))
+
+
+def _mixed(layer: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"model: the channels of {layer} are grouped; filters can be removed from plain "
+        "convolutions and linear layers"
+    )
