@@ -621,7 +621,7 @@ def test_fine_tuning_is_at_the_last_rate_unless_told(tmp_path):
     assert carry_out(configured(tmp_path, compare=False)).history.rows[1]["learning_rate"] == (
         pytest.approx(0.001)
     )
-    options = {"retrain": "rewind_learning_rate", "compare": False}
+    options = {"fine_tune_at": "all_rates", "compare": False}
     assert carry_out(configured(tmp_path, **options)).history.rows[1]["learning_rate"] == 0.1
     redrawn = carry_out(configured(tmp_path, ablation="reinit", compare=False))
     assert redrawn.history.rows[1]["learning_rate"] == 0.1
@@ -639,7 +639,7 @@ def test_fine_tuning_is_at_the_last_rate_unless_told(tmp_path):
         ({"penalty": -1}, "penalty=-1 is not a number from 0"),
         ({"sparse_epochs": 0.5}, "sparse_epochs=0.5 is not a whole number"),
         ({"scope": "layers"}, "scope='layers'.*did you mean 'layer'"),
-        ({"retrain": "finetune"}, "retrain='finetune'.*did you mean 'fine_tune'"),
+        ({"fine_tune_at": "last"}, "fine_tune_at='last'.*last_rate, all_rates"),
         ({"compare": "yes"}, "compare='yes' is neither True nor False"),
     ],
 )

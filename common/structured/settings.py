@@ -21,9 +21,9 @@ SCOPES = {
     "global": "norms of all layers are compared",
     "layer": "the same share of every layer's channels goes",
 }
-RETRAIN = {
-    "fine_tune": "the trained weights, at the last learning rate",
-    "rewind_learning_rate": "the trained weights, with the learning rates of a whole training",
+RATES = {
+    "last_rate": "the protocol's last learning rate throughout",
+    "all_rates": "the learning rates of a whole training once more",
 }
 
 
@@ -69,7 +69,7 @@ def sparse_hyper(experiment: Experiment) -> Protocol:
 def fine_tuning_hyper(experiment: Experiment) -> Protocol:
     """The training of what is left. Weights drawn anew are trained, not tuned."""
     redrawn = "weights" in ablations.parse(experiment.ablation)
-    if redrawn or experiment.options["retrain"] == "rewind_learning_rate":
+    if redrawn or experiment.options["fine_tune_at"] == "all_rates":
         return experiment.hyper
     base = protocols.find(experiment.protocol)
     return base.for_run(experiment.model, experiment.dataset, None).at_last_rate()
@@ -125,7 +125,7 @@ TRIAL = Trial(
         Option("sparse_epochs", None, whole_from(0)),
         Option("threshold", None, number_in(0)),
         Option("scope", None, one_of(SCOPES)),
-        Option("retrain", "fine_tune", one_of(RETRAIN)),
+        Option("fine_tune_at", "last_rate", one_of(RATES)),
         Option("compare", True, _yes_or_no),
     ),
     variants={name: Method(magnitude) for name in VARIANTS},
