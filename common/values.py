@@ -46,7 +46,7 @@ def number_in(low: float, high: float = math.inf) -> Read:
 
 
 def one_of(choices: Iterable[str]) -> Read:
-    """Reads one of these names."""
+    """Reads one of these names, which it has as `choices`."""
     choices = tuple(choices)
 
     def read(name: str, value: object) -> str:
@@ -54,4 +54,5 @@ def one_of(choices: Iterable[str]) -> Read:
             raise unknown(name, value, choices)
         return str(value)
 
+    read.choices = choices
     return read

@@ -10,14 +10,15 @@ import nbformat
 import papermill
 import pytest
 
+from common import registry
 from common.collected import collect
 from common.datasets import DATASETS
 from common.experiment import PARAMETERS, PRECISIONS, configure
 from common.models import MODELS
 from common.protocols import PROTOCOLS
-from common.pruning import METHODS
 from common.pruning.ablations import ABLATIONS
 from common.reference import SOURCES as PUBLISHED
+from common.registry import names, variants
 from common.results import EPOCHS, LAYERS, SUMMARY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +42,7 @@ CHOICES = {
     "reference": PUBLISHED,
 }
 TYPES = {"boolean": bool, "integer": int, "number": float, "slider": float, "string": str}
-TRIALS = {method: ROOT / "trials" / method / f"{method}.ipynb" for method in METHODS}
+TRIALS = {method: ROOT / "trials" / method / f"{method}.ipynb" for method in names()}
 
 
 def read(path):
@@ -86,6 +87,10 @@ def field(line):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_form_fields_offer_what_there_is(path):
+    own = {option.name: option.read for option in registry.options(path.stem)}
+    known = {**CHOICES, **{n: r.choices for n, r in own.items() if hasattr(r, "choices")}}
+    if path.stem in names():
+        known["variant"] = variants(path.stem)
     for line in tagged(read(path))[0].source.splitlines():
         if line.startswith("# "):
             assert len(line) <= 100
@@ -95,13 +100,11 @@ def test_form_fields_offer_what_there_is(path):
         assert set(options) <= {"type", "allow-input", "min", "max", "step"}, line
         if choices is None:
             assert kind == "raw" or type(value) is TYPES[kind], line
-            assert name not in CHOICES, line
+            assert name not in known or name == "variant", line
         else:
             assert kind in ("string", "raw"), "Colab knows no other lists"
             offered = [ast.literal_eval(choice) for choice in choices] if kind == "raw" else choices
-            expected = list(
-                CHOICES[name] if name != "variant" else filter(None, METHODS[path.stem])
-            )
+            expected = list(filter(None, known[name]))
             if path.stem == "conservation" and name == "model":
                 expected = [model for model in expected if "resnet" not in model]
             assert sorted(filter(None, offered)) == sorted(expected)
@@ -118,18 +121,19 @@ def test_papermill_reads_the_parameters_as_they_stand(path):
     assert {name: ast.literal_eval(one["default"]) for name, one in inferred.items()} == written
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", names())
 def test_parameters_are_the_contract_in_plain_literals(method):
     notebook = read(TRIALS[method])
     values = {}
     exec(tagged(notebook)[0].source, {"__builtins__": {}}, values)
-    assert tuple(values) == PARAMETERS
+    own = tuple(option.name for option in registry.options(method))
+    assert tuple(values) == (*PARAMETERS, *own)
     assert configure(method, **values).method == method
     assert f"trials/{method}/{method}.ipynb" in notebook.cells[0].source
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", names())
 def test_runs_through_papermill(method, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     parameters = {"sparsity": 0.8, "epochs": 1, "seed": 3, "device": "cpu"}

@@ -21,6 +21,7 @@ from common.plots.accuracy import remaining_axis
 from common.reference import DATASETS, MODELS, SOURCES
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
+CLOSEST = 4.0  # percentage points that an axis spans at least
 PANELS = {
     "test_accuracy": "Test accuracy (%)",
     "early_stop_iteration": "Early-stopping iteration",
@@ -66,6 +67,11 @@ def ticket_levels(levels: pd.DataFrame, method: str = "lottery_ticket") -> Figur
         remaining_axis(axes, 1 - levels["sparsity"].to_numpy())
         axes.set_xlabel("Weights remaining (%)")
         axes.set_ylabel(label)
+        low, high = axes.get_ylim()
+        if column == "test_accuracy" and high - low < CLOSEST:  # a few images are no difference
+            axes.set_ylim((low + high - CLOSEST) / 2, (low + high + CLOSEST) / 2)
+        elif column != "test_accuracy":
+            axes.set_ylim(0, 1.05 * max(levels[column].max(), 1))
     style.legend_above(figure, [Line2D([], [], label="dense network", **style.DENSE)])
     return figure
 
