@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -105,6 +105,11 @@ def finished(sweep: subprocess.Popen) -> tuple[int, str]:
     return sweep.returncode, output
 
 
+def wait_in(sweep: subprocess.Popen, what: Callable[[], object]) -> None:
+    wait_for(lambda: what() or sweep.poll() is not None)
+    assert sweep.poll() is None, finished(sweep)
+
+
 def lose(worker: psutil.Process) -> None:
     """What happens to a machine that loses power: nobody there says goodbye."""
     for process in [worker, *worker.children()]:
@@ -135,7 +140,7 @@ def test_another_worker_does_the_run_of_a_lost_one(
 ) -> None:
     both = [dask.add("--nthreads", "1", option) for _ in range(2)]
     sweep = dask.start(("daemon", 5), ("daemon", 5), ("finish", 0))
-    wait_for(lambda: dask.executions(0) and dask.executions(1))
+    wait_in(sweep, lambda: dask.executions(0) and dask.executions(1))
     first = dask.machine(0)
     lost = next(one for one in both if first in [p.pid for p in (one, *one.children())])
     if signum == signal.SIGKILL:
@@ -154,7 +159,7 @@ def test_another_worker_does_the_run_of_a_lost_one(
 def test_a_sweep_waits_for_workers_and_takes_new_ones(dask: Dask) -> None:
     lost = dask.add("--nthreads", "1")
     sweep = dask.start(("finish", 3), ("finish", 0))
-    wait_for(lambda: dask.executions(0))
+    wait_in(sweep, lambda: dask.executions(0))
     lose(lost)
     wait_for(lambda: dask.runs() == [])
     dask.add("--nthreads", "1")
@@ -168,7 +173,7 @@ def test_runs_end_with_their_sweep_and_the_workers_stay(dask: Dask) -> None:
     dask.add("--nthreads", "2")
     for signum in (signal.SIGTERM, signal.SIGKILL):
         sweep = dask.start(("daemon", 600), ("finish", 600), ("finish", 0))
-        wait_for(lambda: len(dask.runs()) >= 4)  # two runs: each a worker and a kernel
+        wait_in(sweep, lambda: len(dask.runs()) >= 4)  # two runs: each a worker and a kernel
         sweep.send_signal(signum)
         finished(sweep)
         if signum == signal.SIGTERM:
@@ -185,7 +190,7 @@ def test_runs_end_with_their_sweep_and_the_workers_stay(dask: Dask) -> None:
 def test_a_sweep_gives_up_when_the_scheduler_dies(dask: Dask) -> None:
     dask.add("--nthreads", "1")
     sweep = dask.start(("daemon", 600), ("finish", 0))
-    wait_for(lambda: dask.executions(0))
+    wait_in(sweep, lambda: dask.executions(0))
     dask.scheduler.kill()
     status, output = finished(sweep)
     assert status == 1
@@ -203,7 +208,7 @@ def test_every_run_sees_a_gpu_of_its_own(dask: Dask, tmp_path: Path) -> None:
         options = ("--nthreads", "2", "--resources", f"GPU={gpus}", "--preload", str(fake))
         dask.add(*options, CUDA_VISIBLE_DEVICES=visible)
     sweep = dask.start(*[("finish", 600)] * 5)
-    wait_for(lambda: sum(dask.executions(number) for number in range(5)) == 3)
+    wait_in(sweep, lambda: sum(dask.executions(number) for number in range(5)) == 3)
     kernels = [
         psutil.Process(int((dask.folder(number) / "executions").read_text()))
         for number in range(5)
@@ -231,7 +236,7 @@ def test_a_run_that_its_workers_do_not_survive_fails(
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
     worker = dask.add("--nthreads", "1")
     sweep = dask.start(("finish", 600))
-    wait_for(lambda: dask.executions(0))
+    wait_in(sweep, lambda: dask.executions(0))
     lose(worker)
     status, output = finished(sweep)
     assert status == 1
