@@ -698,7 +698,11 @@ def test_figures_show_the_run(quick):
 
 def test_variants_stand_beside_each_other_with_the_work_they_really_do():
     rows = []
-    for name, path in (("", "a_penalty-0.1"), ("", "b_penalty-0.2"), ("unstructured", "c")):
+    for name, path in (
+        ("penalty-0.1+compare-False", "a_penalty-0.1_compare-False"),
+        ("penalty-0.2", "b_penalty-0.2"),
+        ("unstructured+compare-False", "c_compare-False"),
+    ):
         for sparsity in (0.5, 0.8):
             row = {"method": "filter_lasso", "variant": name, "run_id": f"{path}_{sparsity}"}
             row |= {"sparsity": sparsity, "sparsity_actual": sparsity, "test_accuracy": 90.0}
@@ -708,6 +712,11 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
     )
     left, work = plots.filter_variants(summary).axes
     assert len(left.lines) == 3
+    assert [text.get_text() for text in left.figure.legends[0].get_texts()] == [
+        "group lasso, proximal, λ = 0.1",
+        "group lasso, proximal, λ = 0.2",
+        "lasso on weights, mask",
+    ]
     assert work.lines[0].get_xdata().tolist() == pytest.approx([50, 20])
     assert work.lines[2].get_xdata().tolist() == [100, 100]
     with pytest.raises(ConfigurationError, match="no run of filter_lasso"):

@@ -173,6 +173,9 @@ def filter_variants(summary: pd.DataFrame) -> Figure:
     if runs.empty:
         raise ConfigurationError("summary: no run of filter_lasso")
     tables.one_network(runs)
+    # A collected variant is followed by the options that are not the default: `+penalty-0.1`.
+    first = runs["variant"].str.split("+").str[0]
+    runs = runs.assign(variant=first.where(first.isin(VARIANTS), ""))
     whole = runs["variant"] == "unstructured"
     runs = runs.assign(
         left=100 * (1 - runs["sparsity_actual"]),
@@ -183,7 +186,7 @@ def filter_variants(summary: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     handles = []
     for (variant, strength), part in runs.groupby(["variant", "penalty"], sort=False):
-        name, hue, marker = VARIANTS.get(variant, (variant, style.GREY, "P"))
+        name, hue, marker = VARIANTS[variant]
         strengths = list(runs.loc[runs["variant"] == variant, "penalty"].unique())
         dashes = ("-", "--", ":", "-.")[strengths.index(strength) % 4]
         label = f"{name}, λ = {strength}" if strength else name
