@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from common import callbacks, registry, training
 from common.collected import collect
@@ -20,8 +21,9 @@ from common.errors import ConfigurationError
 from common.experiment import PARAMETERS, configure
 from common.files import EXACT
 from common.pruning import kept, masks
+from common.sweep import report
 from common.tickets import shared
-from common.tickets.levels import LEVELS, collect_levels, write_levels
+from common.tickets.levels import LEVELS, collect_levels
 from common.tickets.rewind import Remaining
 from common.tickets.run import TicketRun
 from common.tickets.settings import densities, rewind_step
@@ -560,8 +562,9 @@ def test_collecting(tmp_path):
     }
     last = table[table["final"]].set_index("run_id")["test_accuracy"]
     assert last.equals(found.summary.set_index("run_id")["test_accuracy"].loc[last.index])
-    write_levels(table, tmp_path / "published")
-    pd.testing.assert_frame_equal(collect_levels(tmp_path / "published"), table)
+    report.collect(tmp_path, Console(quiet=True))
+    (tmp_path / "lottery_ticket").rename(tmp_path / "gone")
+    pd.testing.assert_frame_equal(collect_levels(tmp_path), table)
     with pytest.raises(ConfigurationError, match="no finished lottery ticket"):
         collect_levels(tmp_path / "nowhere")
 

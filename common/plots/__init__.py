@@ -13,7 +13,7 @@ procedure_training(training, sparsity)                      the studies' tables
 filter_norms(filters), penalty(sparse), filters_left(shapes), cost_beside_mask(cost)
 filter_variants(summary), published_filters(published)      filter pruning
 ticket_levels(levels), kept_weights(initial, trained, masks)          a lottery ticket
-tickets_compared(levels, by), retraining_compared(levels, published)  many of them
+tickets_compared(levels, by), tickets_table(levels, by), retraining_compared(levels, published)
 facts(rows)           a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
@@ -51,6 +51,7 @@ from common.plots.tickets import (
     retraining_compared,
     ticket_levels,
     tickets_compared,
+    tickets_table,
 )
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
     "settings",
     "ticket_levels",
     "tickets_compared",
+    "tickets_table",
     "training_curves",
     "unit_conservation",
 ]

@@ -124,14 +124,15 @@ def results_table(summary: pd.DataFrame, statistic: str = "test_accuracy") -> pd
         for ablation in tables.ablations(tables.of(pruned, method)):
             key = style.method_label(*method), style.ablation_style(ablation)[0]
             rows[key] = tables.of(pruned, method, ablation)
-    cells = {key: part.groupby("sparsity")[statistic].apply(_cell) for key, part in rows.items()}
+    cells = {key: part.groupby("sparsity")[statistic].apply(cell) for key, part in rows.items()}
     table = pd.DataFrame(cells).T.sort_index(axis=1)
     table.columns = pd.Index([style.percent(s) for s in table.columns], name="removed")
     table.index = pd.MultiIndex.from_tuples(cells, names=["method", "ablation"])
     return table.fillna("")
 
 
-def _cell(values: pd.Series) -> str:
+def cell(values: pd.Series) -> str:
+    """`mean ± std (n)`, the deviation only of several."""
     spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
     return f"{values.mean():.2f}{spread} ({len(values)})"
 

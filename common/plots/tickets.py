@@ -17,7 +17,8 @@ from torch import Tensor
 
 from common.errors import ConfigurationError, unknown
 from common.plots import style, tables
-from common.plots.accuracy import remaining_axis
+from common.plots.accuracy import CLOSE_UP, remaining_axis
+from common.plots.runs import cell
 from common.reference import DATASETS, MODELS, SOURCES
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
@@ -124,25 +125,26 @@ def kept_weights(
 
 @style.styled
 def tickets_compared(
-    levels: pd.DataFrame, by: str, title: str = "", from_density: float = 1.0
+    levels: pd.DataFrame, by: str, title: str = "", most_dense: float = 1.0
 ) -> Figure:
     """Accuracy and early-stopping iteration against weights remaining, a line per value of `by`.
 
     levels: of `collect_levels`, of one network and data set. by: `ablation`, `retrain` or `init`.
-    Lines are means over seeds, bands go from the lowest to the highest, dots are single runs;
-    values measured by fewer seeds are still drawn. from_density: leaves out what is denser. Raises
-    ConfigurationError for an empty table, several networks or an unknown `by`.
+    Lines are means over seeds, bands go from the lowest to the highest. most_dense: the share of
+    weights from which on levels are shown. Raises ConfigurationError for an empty table, several
+    networks or an unknown `by`.
     """
     points = _points(levels, by)
     tables.one_network(points)
-    near = points["sparsity"] >= 1 - from_density - 1e-9
-    shown = points[near & (points["level"] > 0)]
-    if shown.empty:
-        raise ConfigurationError(f"levels: none with at most {from_density:g} of the weights left")
+    shown = _shown(points, most_dense)
     dense = points[points["level"] == 0]
+    panels = list(PANELS.items())
+    best = shown["test_accuracy"].max()
+    if best - shown["test_accuracy"].min() > CLOSE_UP:
+        panels.insert(1, ("test_accuracy", "Close-up (%)"))
     figure = style.new_figure(3.7)
     handles = []
-    for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+    for axes, (column, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for value, look in LOOKS[by].items():
             rows = shown[shown[by] == value]
             if len(rows):
@@ -152,6 +154,8 @@ def tickets_compared(
         remaining_axis(axes, 1 - shown["sparsity"].to_numpy())
         axes.set_xlabel("Weights remaining (%)")
         axes.set_ylabel(label)
+        if label.startswith("Close-up"):
+            axes.set_ylim(best - CLOSE_UP, best + 1)
     for value, look in LOOKS[by].items():
         if (shown[by] == value).any():
             handles.append(_handle(look))
@@ -161,6 +165,19 @@ def tickets_compared(
     style.legend_above(figure, handles)
     style.write_caption(figure, *_captions(points))
     return figure
+
+
+def tickets_table(levels: pd.DataFrame, by: str, most_dense: float = 1.0) -> pd.DataFrame:
+    """Rows: weights remaining in percent; columns: the values of `by`; cells: `mean ± std (n)` of
+    the last epoch's test accuracy in percent. Only the rows that have all of them, if there are
+    any. Arguments and errors as `tickets_compared`."""
+    shown = _shown(_points(levels, by), most_dense)
+    shown = shown.assign(remaining=(100 * (1 - shown["sparsity"])).round(2))
+    cells = shown.groupby(["remaining", by])["test_accuracy"].apply(cell).unstack(fill_value="")
+    table = cells[[value for value in LOOKS[by] if value in cells]]
+    whole = (table != "").all(axis=1)
+    table = table[whole] if whole.any() else table
+    return table.rename(columns={value: look[0] for value, look in LOOKS[by].items()}).iloc[::-1]
 
 
 @style.styled
@@ -203,14 +220,14 @@ def retraining_compared(levels: pd.DataFrame | None, published: pd.DataFrame) ->
                 if len(rows):
                     _draw(axes, rows, "test_accuracy", look)
             everything = pd.concat([theirs["sparsity"], ours["sparsity"]])
-            if len(everything):
-                remaining_axis(axes, 1 - everything.to_numpy())
+            if everything.empty:
+                axes.remove()
+                continue
+            remaining_axis(axes, 1 - everything.to_numpy())
             name = f"{MODELS.get(model, model)}, {DATASETS.get(dataset, dataset)}"
             axes.set_title(f"{name}, {how}", loc="left", weight="bold", fontsize=9)
-    for axes in grid[-1]:
-        axes.set_xlabel("Weights remaining (%)")
-    for axes in grid[:, 0]:
-        axes.set_ylabel(PANELS["test_accuracy"])
+            axes.set_xlabel("Weights remaining (%)")
+            axes.set_ylabel(PANELS["test_accuracy"] if axes in grid[:, 0] else "")
     handles = [_handle(look) for look in LOOKS["retrain"].values()]
     handles.append(Line2D([], [], color=style.INK, lw=0.9, marker="o", ms=3, mfc="white"))
     source = SOURCES["renda2020"]
@@ -235,6 +252,13 @@ def _points(levels: pd.DataFrame, by: str) -> pd.DataFrame:
     return rows.assign(one_shot=one_shot).drop_duplicates(
         [*same, "ablation", "level", "sparsity", "one_shot"]
     )
+
+
+def _shown(points: pd.DataFrame, most_dense: float) -> pd.DataFrame:
+    shown = points[(points["sparsity"] >= 1 - most_dense - 1e-9) & (points["level"] > 0)]
+    if shown.empty:
+        raise ConfigurationError(f"levels: none with at most {most_dense:g} of the weights left")
+    return shown
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, column: str, look: tuple) -> None:
