@@ -150,7 +150,10 @@ def test_runs_through_papermill(method, tmp_path, monkeypatch):
     assert tuple(found.summary.columns) == SUMMARY
     assert tuple(found.epochs.columns) == ("method", "run_id", *EPOCHS)
     assert tuple(found.layers.columns) == ("method", "run_id", *LAYERS)
-    assert row["parameters_kept"] == round((1 - 0.8) * row["parameters_prunable"])
+    asked = round((1 - 0.8) * row["parameters_prunable"])
+    # Channels go as a whole, until at least the sparsity is reached.
+    least = 0.95 * asked if method == "filter_lasso" else asked
+    assert least <= row["parameters_kept"] <= asked
     assert row["parameters_kept"] == found.layers["kept"].sum()
     assert list(found.epochs["epoch"]) == [0, 1]
     folder = configure(method, **parameters, results_dir=tmp_path / "results").folder
