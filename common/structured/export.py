@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
+import inspect
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,15 +64,18 @@ def largest_difference(one: nn.Module, other: nn.Module, images: Tensor) -> floa
 
 
 def has_onnx() -> bool:
-    """Whether the packages are there that writing ONNX takes; the suite does not require them."""
-    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript"))
+    """Whether ONNX can be written: two packages that the suite does not require, and a torch whose
+    exporter takes any number of images (2.6 or later)."""
+    able = "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters
+    return able and all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript"))
 
 
 def export_onnx(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
-    """Write `model` as ONNX. Raises ConfigurationError where the packages for it are missing."""
+    """Write `model` as ONNX. Raises ConfigurationError where that cannot be done."""
     if not has_onnx():
         raise ConfigurationError(
-            "writing ONNX takes two more packages: pip install onnx onnxscript"
+            "writing ONNX takes torch 2.6 or later and two more packages: "
+            "pip install onnx onnxscript"
         )
     ready, images = _ready(model, shape)
     batch = torch.export.Dim("batch", min=1)

@@ -60,33 +60,7 @@ class FilterRun(Run):
 
     def describe(self) -> dict[str, str]:
         """What will run, in words."""
-        experiment, chosen = self.experiment, self.variant
-        step = "proximal step" if chosen.proximal else "subgradient step"
-        threshold = experiment.options["threshold"]
-        tuning = settings.fine_tuning_hyper(experiment)
-        rows = super().describe()
-        for option in settings.TRIAL.options:
-            del rows[option.name.replace("_", " ")]
-        sparsity, hyper = rows.pop("sparsity"), self.sparse_hyper
-        steps = ", ".join(map(str, hyper.milestones))
-        rows["training"] = (
-            f"{hyper.epochs} epochs in batches of {experiment.batch_size}, SGD "
-            f"{hyper.learning_rate:g} x {hyper.gamma:g} after epochs {steps}, "
-            f"weight decay {hyper.weight_decay:g}"
-        )
-        rows["penalty"] = (
-            f"lasso on {chosen.penalised}, λ = {self.penalty.strength:.3g}, {step}"
-            if chosen.penalised
-            else "none"
-        )
-        rows["removed"] = (
-            f"{chosen.removed} whose norm is at most {threshold:g}"
-            if threshold is not None
-            else f"{chosen.removed} by {chosen.by} norm, {settings.SCOPES[chosen.scope]}; "
-            f"sparsity {sparsity}"
-        )
-        rows["fine-tuning"] = f"{experiment.epochs} epochs from {tuning.learning_rate:g}"
-        return rows
+        return tables.describe(self, super().describe())
 
     def train_sparse(self) -> pd.DataFrame:
         """Train the network with the penalty, or take it from a run that did: others differ in what

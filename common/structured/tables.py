@@ -26,6 +26,35 @@ COST += LATENCIES
 DENSE, SMALL, MASKED = "trained, whole", "filters removed", "unstructured mask"
 
 
+def describe(run: FilterRun, common: dict[str, str]) -> dict[str, str]:
+    """What will run, in words; `common`: what every run tells of itself."""
+    experiment, chosen, hyper = run.experiment, run.variant, run.sparse_hyper
+    told = dict(common)
+    for option in settings.TRIAL.options:
+        del told[option.name.replace("_", " ")]
+    sparsity, threshold = told.pop("sparsity"), experiment.options["threshold"]
+    steps = ", ".join(map(str, hyper.milestones))
+    told["training"] = (
+        f"{hyper.epochs} epochs in batches of {experiment.batch_size}, SGD "
+        f"{hyper.learning_rate:g} x {hyper.gamma:g} after epochs {steps}, "
+        f"weight decay {hyper.weight_decay:g}"
+    )
+    told["penalty"] = "none"
+    if chosen.penalised:
+        step = "proximal step" if chosen.proximal else "subgradient step"
+        told["penalty"] = f"lasso on {chosen.penalised}, λ = {run.penalty.strength:.3g}, {step}"
+    if threshold is not None:
+        told["removed"] = f"{chosen.removed} whose norm is at most {threshold:g}"
+    elif chosen.removed == "weights":
+        told["removed"] = f"the smallest weights; sparsity {sparsity}"
+    else:
+        order = f"by {chosen.by.upper()} norm, {settings.SCOPES[chosen.scope]}"
+        told["removed"] = f"channels {order}; sparsity {sparsity}"
+    tuning = settings.fine_tuning_hyper(experiment)
+    told["fine-tuning"] = f"{experiment.epochs} epochs from {tuning.learning_rate:g}"
+    return told
+
+
 def sparse(run: FilterRun) -> pd.DataFrame:
     """The training with the penalty, a row per epoch: as epochs.csv has it, and the penalty.
 
