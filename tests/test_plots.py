@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from common import plots, reference, results
+from common import collected, plots, reference
 from common.environment import ROOT
 from common.errors import ConfigurationError
 from common.plots import style
@@ -25,7 +25,7 @@ def made_up(
     dense=True,
     **columns,
 ):
-    """(summary, epochs, layers) as `results.collect` gives them; inverted SynFlow has collapsed."""
+    """(summary, epochs, layers) as they are collected; inverted SynFlow has collapsed."""
     generator = np.random.default_rng(0)
     shared = {
         **{"variant": "", "protocol": "quick", "dataset": "cifar10", "model": "vgg16", "epochs": 2},
@@ -440,7 +440,7 @@ def test_the_figures_notebook_draws_and_saves_everything(tmp_path, small):
         ]
     )
     tables_ = (pd.concat(part, ignore_index=True) for part in zip(*parts, strict=True))
-    results.write_collected(results.Collected(*tables_, left_out=[]), tmp_path / "made_up")
+    collected.write_collected(collected.Collected(*tables_, left_out=[]), tmp_path / "made_up")
     executed = run_notebook(tmp_path, reference=None if small else "tanaka2020")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     for name in ("accuracy", "methods", "densities", "scores", "training", "cost"):

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from common import callbacks, registry, training
+from common import callbacks, plots, reference, registry, training
 from common.collected import collect
 from common.errors import ConfigurationError
 from common.experiment import PARAMETERS, configure
 from common.files import EXACT
 from common.pruning import kept, masks
-from common.sweep import report
+from common.sweep import batch, grid, plan, report
 from common.tickets import shared
 from common.tickets.levels import LEVELS, collect_levels
 from common.tickets.rewind import Remaining
@@ -579,3 +579,134 @@ def test_packing_keeps_every_bit(tmp_path):
     hyper = dataclasses.asdict(run.experiment.hyper)
     identity = json.loads((run.shared.folder / "identity.json").read_text())
     assert identity["hyperparameters"]["init"] == hyper["init"]
+
+
+# Figures
+
+
+def made_up_levels(seeds=(0, 1), **changed):
+    """Levels of made-up runs: of a ticket every level, of the altered ones the last as well."""
+    rows = []
+    for seed in seeds:
+        for ablation, retrain in (
+            ("none", "rewind_weights"),
+            ("shuffle", "rewind_weights"),
+            ("none", "fine_tune"),
+        ):
+            for level, left in enumerate((1.0, 0.5, 0.1, 0.02)):
+                row = dict.fromkeys(LEVELS, 0)
+                row |= {"level": level, "sparsity": 1 - left, "code_version": "abc"}
+                row |= {"test_accuracy": 90 + seed - 5 * level * (ablation != "none")}
+                row |= {"early_stop_iteration": 100 + 10 * level + seed}
+                row |= {"method": "lottery_ticket", "run_id": f"{ablation}{retrain}{seed}"}
+                row |= {"variant": "", "ablation": ablation, "protocol": "quick", "epochs": 8}
+                row |= {"dataset": "digits", "model": "lenet_300_100", "seed": seed}
+                row |= {"levels": None, "rewind_epoch": "0", "retrain": retrain}
+                row |= {"init": "kaiming_normal", "batch_size": 64, "device": "cpu: made up"}
+                rows.append({**row, "final": level == 3, **changed})
+    return pd.DataFrame(rows)
+
+
+def drawn(axes):
+    """The lines of the axes that have markers, and points."""
+    return [line for line in axes.lines if len(line.get_xdata()) and line.get_marker() != "None"]
+
+
+def test_an_altered_ticket_counts_with_its_last_level_alone():
+    table = made_up_levels()
+    figure = plots.tickets_compared(table[table["retrain"] == "rewind_weights"], "ablation")
+    ticket, shuffled = sorted(drawn(figure.axes[0]), key=lambda line: -len(line.get_xdata()))
+    assert ticket.get_xdata() == pytest.approx([50, 10, 2])
+    assert ticket.get_ydata() == pytest.approx([90.5] * 3)
+    assert shuffled.get_xdata() == pytest.approx([2])
+    assert shuffled.get_ydata() == pytest.approx([75.5])
+
+
+def test_levels_that_runs_share_count_once():
+    table = made_up_levels()
+    longer = table.assign(run_id=table["run_id"] + "longer")
+    both = pd.concat([table, longer])
+    one = plots.tickets_table(table, "retrain")
+    assert one.equals(plots.tickets_table(both, "retrain"))
+    assert one.loc[2.0, "fine-tuned"] == "90.50 ± 0.71 (2)"
+
+
+def test_tables_have_the_levels_that_all_have():
+    table = made_up_levels(seeds=(3,))
+    compared = plots.tickets_table(table[table["retrain"] == "rewind_weights"], "ablation")
+    assert compared.index.tolist() == [2.0]
+    assert compared.loc[2.0].tolist() == ["93.00 (1)", "78.00 (1)"]
+
+
+def test_ours_beside_the_published_curves():
+    figure = plots.retraining_compared(made_up_levels(), reference.retraining())
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert "LeNet-300-100, Digits, iterative" in titles
+    assert "LeNet-300-100, Digits, one-shot" not in titles
+    assert sum("ResNet" in title for title in titles) == 4
+    together = plots.retraining_compared(
+        made_up_levels(model="resnet20", dataset="cifar10", levels=1), reference.retraining()
+    )
+    (axes,) = [
+        a for a in together.axes if a.get_title(loc="left").endswith("20, CIFAR-10, one-shot")
+    ]
+    assert len(drawn(axes)) == 4 + 2
+    alone = plots.retraining_compared(None, reference.retraining())
+    assert len(alone.axes) == 4
+
+
+def test_published_curves_are_those_of_the_table():
+    rows = reference.retraining()
+    one = rows[(rows["model"] == "resnet20") & (rows["how"] == "iterative")]
+    one = one[(one["retrain"] == "fine_tune") & (one["sparsity"] == 0.893)]
+    assert one["test_accuracy"].tolist() == [89.775]
+    assert not rows["variant"].str.contains("low learning rate").any()
+
+
+def test_a_runs_own_figures(tmp_path):
+    run = carry_out(configured(tmp_path))
+    accuracy, stopping = plots.ticket_levels(run.levels()).axes
+    assert drawn(accuracy)[0].get_ydata().tolist() == run.levels()["test_accuracy"].tolist()
+    assert drawn(stopping)[0].get_ydata().tolist() == run.levels()["early_stop_iteration"].tolist()
+    figure = plots.kept_weights(run.initial, run.trained, run.masks)
+    assert len(figure.axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: plots.tickets_compared(t, "seed"), "by='seed'.*ablation"),
+        (lambda t: plots.tickets_compared(t[:0], "init"), "no finished run"),
+        (lambda t: plots.tickets_compared(t, "init", most_dense=0.001), "at most 0.001"),
+        (
+            lambda t: plots.tickets_compared(pd.concat([t, t.assign(model="vgg11")]), "init"),
+            "model: one figure",
+        ),
+        (lambda t: plots.ticket_levels(t[:0]), "the table is empty"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(call, message):
+    with pytest.raises(ConfigurationError, match=message):
+        call(made_up_levels())
+
+
+# The grids
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "quick"), [("lottery_ticket", 159, 6), ("initialisation", 42, 7)]
+)
+def test_the_shipped_grids_and_their_quick_form(tmp_path, name, number, quick):
+    notebooks = plan.notebooks(batch.TRIALS)
+    found = grid.find(name, batch.GRIDS, notebooks)
+    assert len(plan.plan(found, tmp_path, notebooks)) == number
+    assert f"{number} runs" in (batch.GRIDS / f"{name}.yaml").read_text()
+    small = ("protocol=quick", "dataset=digits", "model=lenet_300_100", "epochs=1", "seed=0")
+    small += ("rewind_epoch=0", "sparsity=0.9", "levels=1")
+    jobs = plan.plan(found, tmp_path, notebooks, grid.overrides(small))
+    assert len(jobs) == quick
+    for job in jobs:
+        run = carry_out(configure(job.method, **{**job.parameters, "device": "cpu"}))
+        assert run.experiment.folder == job.folder
+    assert len(collect(tmp_path).summary) == quick
+    assert len(collect_levels(tmp_path)) == 2 * quick
