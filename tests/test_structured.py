@@ -411,8 +411,9 @@ def written(folder):
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """The run that the notebook does, with its tables."""
-    run = FilterRun(configured(tmp_path_factory.mktemp("quick"), sparse_epochs=8))
+    """The run that the notebook does, to a sparsity below that of what vanishes."""
+    lengths = {"sparse_epochs": 8, "sparsity": 0.7}
+    run = FilterRun(configured(tmp_path_factory.mktemp("quick"), **lengths))
     run.train_sparse()
     run.prune()
     run.before = run.differences()
@@ -433,7 +434,7 @@ def test_the_run_leaves_the_contract_and_its_own_tables(quick):
     assert {path.suffix for path in folder.iterdir()} == {".csv", ".json", ".pt2"}
     (summary,) = found["summary"].to_dict("records")
     assert (summary["method"], summary["epochs"]) == ("filter_lasso", 1)
-    assert summary["sparsity_actual"] >= 0.8
+    assert summary["sparsity_actual"] >= 0.7
     assert summary["test_accuracy"] > 90
     assert summary["flops_sparse"] == found["cost"]["flops"].iloc[1]
 
@@ -478,7 +479,7 @@ def test_the_cost_stands_beside_that_of_a_mask_of_as_many_weights(quick):
     costs = quick.costs.set_index("network")
     whole, small, masked = (costs.loc[n] for n in (tables.DENSE, tables.SMALL, tables.MASKED))
     for name in ("parameters", "flops", "file_bytes"):
-        assert small[name] < 0.3 * whole[name]
+        assert small[name] < 0.4 * whole[name]
         assert masked[name] == whole[name]
     left = sum(int(w.count_nonzero()) for w in prunable(quick.masked).values())
     assert left <= kept(quick.masks)
@@ -688,7 +689,7 @@ def test_figures_show_the_run(quick):
         for bar in c
     ]
     assert heights[5:8] == [100, 100, 100]
-    assert all(height < 30 for height in heights[:3])
+    assert all(height < 40 for height in heights[:3])
     sparse = tables.sparse(quick)
     lines = plots.penalty(sparse).axes[0].lines
     assert lines[0].get_ydata().tolist() == sparse["penalty"].tolist()
