@@ -21,7 +21,8 @@ from common.errors import ConfigurationError
 from common.experiment import PARAMETERS, configure
 from common.files import EXACT
 from common.pruning import kept, masks
-from common.sweep import batch, grid, plan, report
+from common.sweep import batch, earlier, grid, plan, report
+from common.sweep.job import Job
 from common.tickets import shared
 from common.tickets.levels import LEVELS, collect_levels
 from common.tickets.rewind import Remaining
@@ -385,6 +386,17 @@ def test_a_damaged_network_is_computed_again(tmp_path, trainings, damage):
     assert trainings[before]["stage"] == "dense network"
     alone = carry_out(configured(tmp_path / "alone", retrain="rewind_learning_rate"))
     assert_same_tables(untimed(again.experiment.folder), untimed(alone.experiment.folder))
+
+
+def test_an_earlier_sessions_networks_are_taken_over(tmp_path, trainings):
+    first = carry_out(configured(tmp_path / "input" / "a" / "mine", retrain="fine_tune"))
+    del trainings[:]
+    run = configured(tmp_path / "mine")
+    job = Job(run.method, run.run_id, run.folder, tmp_path / "any.ipynb", run.parameters())
+    assert earlier.take_over([job], tmp_path / "input") == 0
+    again = carry_out(run)
+    assert [one["stage"] for one in trainings] == ["level 1 of 2", "level 2 of 2"]
+    assert_same_state(again.trained, first.trained)
 
 
 CHILD = """

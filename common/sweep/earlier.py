@@ -22,7 +22,8 @@ DEPTH = 8  # folders below the inputs; a notebook's output keeps its own folders
 
 
 def take_over(jobs: Iterable[Job], inputs: Path = KAGGLE) -> int:
-    """Copy what `inputs` holds of runs that have no folder yet; returns how many it finished.
+    """Copy what `inputs` holds of runs that have no folder yet, and the networks that they share;
+    returns how many it finished.
 
     Each folder appears whole or not at all.
     """
@@ -31,6 +32,10 @@ def take_over(jobs: Iterable[Job], inputs: Path = KAGGLE) -> int:
         return 0
     grids = list(_folders(inputs, missing[0].folder.parents[1].name, DEPTH))
     done = 0
+    for network in (path for grid in grids for path in sorted(grid.glob("shared/*"))):
+        target = missing[0].folder.parents[1] / "shared" / network.name
+        if not target.exists():
+            _copy(network, target)
     for job in missing:
         found = [grid / job.method / job.run_id for grid in grids]
         finished = [folder for folder in found if is_done(folder)]
