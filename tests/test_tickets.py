@@ -581,12 +581,13 @@ def test_collecting(tmp_path):
         collect_levels(tmp_path / "nowhere")
 
 
-def test_packing_keeps_every_bit(tmp_path):
-    run = TicketRun(configured(tmp_path, epochs=0, levels=1))
+@pytest.mark.parametrize(("model", "count"), [("lenet_300_100", 5020), ("small_vgg", 9755)])
+def test_packing_keeps_every_bit(tmp_path, model, count):
+    run = TicketRun(configured(tmp_path, epochs=0, levels=1, model=model))
     run.prune()
     state = shared.copy_state(run.model)
     small = shared.packed(state, run.masks)
-    assert sum(value.numel() for name, value in small.items() if name in run.masks) == 5020
+    assert sum(value.numel() for name, value in small.items() if name in run.masks) == count
     assert_same_state(shared.unpacked(small, run.masks), state)
     hyper = dataclasses.asdict(run.experiment.hyper)
     identity = json.loads((run.shared.folder / "identity.json").read_text())
