@@ -54,7 +54,7 @@ def test_notebook_and_batch_commands_run_in_a_copy(tmp_path):
     for command in commands:
         # Two runs say as much about the command as forty.
         if "run quick" in command and "dry" not in command:
-            command += " -p method=magnitude -p epochs=1"
+            command += " -p method=magnitude -p epochs=1 -p ablation=none"
         done = subprocess.run(
             shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True
         )
