@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common import callbacks, plots, results, training
+from common.collected import collect
 from common.errors import ConfigurationError
 from common.experiment import configure
 from common.files import EXACT
@@ -25,7 +28,9 @@ from common.seeding import generator
 from common.structured import channels, cost, export, penalty, published, removal, tables
 from common.structured.run import FilterRun
 from common.structured.training import step_length
+from common.sweep import grid, plan
 
+ROOT = Path(__file__).resolve().parent.parent
 DIGITS = (1, 8, 8)
 NETWORKS = [
     *[("small_vgg", DIGITS), ("vgg11", (3, 32, 32)), ("vgg11", (3, 64, 64))],
@@ -731,3 +736,26 @@ def test_published_points():
     points = [tuple(float(v[0]) for v in line.get_data()) for line in figure.axes[0].lines[:4]]
     assert points[0] == pytest.approx((64, 0.15))
     assert points[3] == pytest.approx((80, 0.5))
+
+
+def test_the_shipped_grid(tmp_path):
+    notebooks = {"filter_lasso": ROOT / "trials/filter_lasso/filter_lasso.ipynb"}
+    shipped = grid.find("filter_lasso", ROOT / "trials/grids", notebooks)
+    jobs = plan.plan(shipped, tmp_path, notebooks)
+    assert len(jobs) == 315
+    assert "315 runs" in shipped.path.read_text()
+    # The quick form that its head tells: the second's values replace the first's.
+    quick = grid.overrides(re.findall(r"-p ([^\s;]+)", shipped.path.read_text()))
+    jobs = plan.plan(shipped, tmp_path, notebooks, quick)
+    assert [job.parameters["variant"] for job in jobs] == ["", "unstructured", "l1_filter"]
+    assert {(job.parameters["dataset"], job.parameters["epochs"]) for job in jobs} == {
+        ("digits", 1)
+    }
+    for job in jobs:
+        folder = carry_out(
+            configure(job.method, **{**job.parameters, "device": "cpu"})
+        ).experiment.folder
+        assert folder == job.folder
+    table = collect(tmp_path).summary
+    assert len(table) == 3
+    assert plots.filter_variants(table).axes[0].lines
