@@ -22,6 +22,7 @@ from common.plots.runs import cell
 from common.reference import DATASETS, MODELS, SOURCES
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
+BANDS = 4  # lines up to which each has a band; more have their runs' dots
 CLOSEST = 4.0  # percentage points that an axis spans at least
 PANELS = {
     "test_accuracy": "Test accuracy (%)",
@@ -130,7 +131,8 @@ def tickets_compared(
     """Accuracy and early-stopping iteration against weights remaining, a line per value of `by`.
 
     levels: of `collect_levels`, of one network and data set. by: `ablation`, `retrain` or `init`.
-    Lines are means over seeds, bands go from the lowest to the highest. most_dense: the share of
+    Lines are means over seeds, bands go from the lowest to the highest; of more than four lines
+    the single runs are dots instead. most_dense: the share of
     weights from which on levels are shown. Raises ConfigurationError for an empty table, several
     networks or an unknown `by`.
     """
@@ -148,7 +150,7 @@ def tickets_compared(
         for value, look in LOOKS[by].items():
             rows = shown[shown[by] == value]
             if len(rows):
-                _draw(axes, rows, column, look)
+                _draw(axes, rows, column, look, band=shown[by].nunique() <= BANDS)
         if len(dense):
             axes.axhline(dense[column].mean(), **style.DENSE)
         remaining_axis(axes, 1 - shown["sparsity"].to_numpy())
@@ -263,12 +265,15 @@ def _shown(points: pd.DataFrame, most_dense: float) -> pd.DataFrame:
     return shown
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, column: str, look: tuple) -> None:
+def _draw(axes: Axes, rows: pd.DataFrame, column: str, look: tuple, band: bool = True) -> None:
     points = tables.curve(rows, column)
     x = 100 * (1 - points["sparsity"])
     axes.plot(x, points["mean"], **_look(look), ms=4, zorder=3)
-    if (points["n"] > 1).any():
+    if band and (points["n"] > 1).any():
         axes.fill_between(x, points["low"], points["high"], color=look[1], alpha=0.15, lw=0)
+    elif not band:
+        remaining = 100 * (1 - rows["sparsity"])
+        axes.plot(remaining, rows[column], ".", ms=2, color=look[1], alpha=0.5)
 
 
 def _look(look: Sequence) -> dict:
@@ -284,6 +289,6 @@ def _captions(points: pd.DataFrame) -> tuple[str, str]:
     rewound = ", ".join(sorted(points["rewind_epoch"].unique()))
     return (
         f"{tables.described(runs)}; rewound to epoch {rewound}.",
-        "Lines: mean over seeds; bands: from the lowest to the highest. Iterations from the "
-        "rewinding point to the lowest test loss.",
+        "Lines: mean over seeds; bands: from the lowest to the highest; dots: runs. Iterations from "
+        "the rewinding point to the lowest test loss.",
     )
