@@ -289,6 +289,6 @@ def _captions(points: pd.DataFrame) -> tuple[str, str]:
     rewound = ", ".join(sorted(points["rewind_epoch"].unique()))
     return (
         f"{tables.described(runs)}; rewound to epoch {rewound}.",
-        "Lines: mean over seeds; bands: from the lowest to the highest; dots: runs. Iterations from "
-        "the rewinding point to the lowest test loss.",
+        "Lines: mean over seeds; bands: from the lowest to the highest; dots: runs. Iterations "
+        "from the rewinding point to the lowest test loss.",
     )
