@@ -69,7 +69,9 @@ def slots(
         if n < share
     ][:jobs]
     number = len(names) or jobs or 1
-    threads = str(max(1, cores() // number))
+    # What the caller chose for one library holds for all: two that differ get in each other's way.
+    chosen = [os.environ[name] for name in _THREADS if name in os.environ]
+    threads = chosen[0] if chosen else str(max(1, cores() // number))
     shared = {name: threads for name in _THREADS if name not in os.environ}
     if names:
         return [Slot({**shared, "CUDA_VISIBLE_DEVICES": name}) for name in names]
