@@ -152,16 +152,11 @@ def measurements(
 
 def clock(device: torch.device, work: Callable[[], object]) -> float:
     """Seconds that `work` takes, the device's own included."""
-    _wait(device)
+    environment.synchronize(device)
     started = time.perf_counter()
     work()
-    _wait(device)
+    environment.synchronize(device)
     return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
 
 
 def _loader(images: Tensor, labels: Tensor, size: Size) -> Loader:

@@ -144,6 +144,14 @@ def code_version() -> str:
         return "unknown"
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given; a clock read before would tell nothing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def workplace() -> Path:
     """Where results and downloads go unless told otherwise: the repository, or the working folder
     where the repository cannot be written (attached to Kaggle as a data set, shared by others)."""

@@ -181,15 +181,11 @@ class Run(Record):
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
-        self._synchronize()
+        environment.synchronize(self.device)
         started = time.perf_counter()
         yield
-        self._synchronize()
+        environment.synchronize(self.device)
         self.prune_seconds += time.perf_counter() - started
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def _report(self, stage: str) -> None:
         results.report(self.experiment.folder, stage, 0, self.experiment.epochs, None)

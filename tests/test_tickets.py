@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from common import callbacks, plots, reference, registry, training
+from common import callbacks, plots, reference, registry, shared, training
 from common.collected import collect
 from common.errors import ConfigurationError
 from common.experiment import PARAMETERS, configure
@@ -23,7 +23,6 @@ from common.files import EXACT
 from common.pruning import kept, masks
 from common.sweep import batch, earlier, grid, plan, report
 from common.sweep.job import Job
-from common.tickets import shared
 from common.tickets.levels import LEVELS, collect_levels
 from common.tickets.rewind import Remaining
 from common.tickets.run import TicketRun

@@ -132,9 +132,8 @@ def tickets_compared(
 
     levels: of `collect_levels`, of one network and data set. by: `ablation`, `retrain` or `init`.
     Lines are means over seeds, bands go from the lowest to the highest; of more than four lines
-    the single runs are dots instead. most_dense: the share of
-    weights from which on levels are shown. Raises ConfigurationError for an empty table, several
-    networks or an unknown `by`.
+    the single runs are dots instead. most_dense: the share of weights from which on levels are
+    shown. Raises ConfigurationError for an empty table, several networks or an unknown `by`.
     """
     points = _points(levels, by)
     tables.one_network(points)

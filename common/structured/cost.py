@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from common.environment import synchronize
 from common.pruning.diagnostics import multiply_adds
 from common.pruning.parameters import prunable
 from common.pruning.scores import in_mode
@@ -65,15 +66,10 @@ def latency(
             break
         for name, model in models.items():
             with in_mode(model, training=False):
-                _synchronize(device)
+                synchronize(device)
                 before = time.perf_counter()
                 model(images)
-                _synchronize(device)
+                synchronize(device)
             if round_ >= 0:
                 times[name].append(1000 * (time.perf_counter() - before))
     return {name: min(found) for name, found in times.items()}
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

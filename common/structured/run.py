@@ -19,11 +19,11 @@ from common.pruning import Masks, ablations, apply, kept, like_weights, prunable
 from common.pruning.masks import select
 from common.run import Run
 from common.seeding import generator
+from common.shared import Shared, copy_state
 from common.structured import channels, removal, settings, tables
 from common.structured.export import check_export, export, largest_difference
 from common.structured.penalty import Penalty, channel_groups, weight_groups
 from common.structured.training import Shrink, default_strength, descent
-from common.tickets.shared import Shared, copy_state
 
 # In this order, and what a progress bar calls them.
 STAGES = {"sparse": "with the penalty", "train": "fine-tuning", "mask": "the mask beside it"}
@@ -40,6 +40,7 @@ class FilterRun(Run):
     sparse: History | None = None
     kept: removal.Kept | None = None
     small: nn.Module | None = None
+    costs: pd.DataFrame | None = None
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
@@ -139,7 +140,7 @@ class FilterRun(Run):
     def save(self) -> pd.DataFrame:
         """Write all tables, the summary last; returns its row."""
         folder = self.experiment.folder
-        costs = self.cost() if getattr(self, "costs", None) is None else self.costs
+        costs = self.cost() if self.costs is None else self.costs
         for name, table in (
             ("sparse", tables.sparse(self)),
             ("filters", tables.filters(self)),

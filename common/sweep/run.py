@@ -80,7 +80,7 @@ class Sweep:
         self._estimate.learn_from_folders(jobs)
         self._state = State(total=len(jobs))
         self._stop = threading.Event()
-        self._too_long: list[Job] = []
+        self._out_of_time = False
         self._trouble: str | None = None
 
     def run(self, pool: Pool) -> Ended:
@@ -102,15 +102,9 @@ class Sweep:
             self._display.show(self._state, last=True)
         failed = self._state.failed
         left = [job for job in self.jobs if job not in failed and not is_done(job.folder)]
-        out_of_time = bool(left) and not received and not self._trouble
-        return Ended(
-            self._state.done,
-            failed,
-            left,
-            received[0] if received else None,
-            out_of_time,
-            self._trouble,
-        )
+        stopped_by = received[0] if received else None
+        out_of_time = self._out_of_time and bool(left) and not (stopped_by or self._trouble)
+        return Ended(self._state.done, failed, left, stopped_by, out_of_time, self._trouble)
 
     def _work_through(self, queue: _Queue, pool: Pool, retry: bool) -> None:
         try:
@@ -128,6 +122,7 @@ class Sweep:
                 self._state.left = self._time_left(queue, pool.capacity())
                 self._display.show(self._state)
                 if time.monotonic() >= self.deadline:
+                    self._out_of_time = True
                     self._stop.set()
         except ConnectionError as error:  # the pool's machines are out of reach
             self._trouble = str(error)
@@ -140,7 +135,7 @@ class Sweep:
         while queue.waiting and len(queue.running) < pool.capacity():
             job = queue.waiting.popleft()
             if now + (self._estimate.rest(job) or 0) > self.deadline:
-                self._too_long.append(job)
+                self._out_of_time = True
                 continue
             queue.running[pool.submit(job, queue.since)] = job
             self._state.running[job] = now

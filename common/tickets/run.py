@@ -12,8 +12,8 @@ from common.pruning import Masks, apply, masks, prunable
 from common.pruning.distributions import DISTRIBUTIONS
 from common.pruning.scores import Scores
 from common.seeding import generator
+from common.shared import State, copy_state, digest
 from common.tickets import levels, settings
-from common.tickets.shared import State, copy_state, digest
 from common.tickets.trainings import Trainings
 
 

@@ -14,9 +14,9 @@ from common.callbacks import History, Stage
 from common.experiment import Experiment
 from common.pruning import Masks, ablations, keep_count, prunable
 from common.run import Run
+from common.shared import Shared, State, copy_state, packed, unpacked
 from common.tickets import settings
 from common.tickets.rewind import AtStep, Remaining, ShortFirstEpoch
-from common.tickets.shared import Shared, State, copy_state, packed, unpacked
 
 
 class Trainings(Run):
