@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,15 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from common import registry
 from common.errors import ConfigurationError
 from common.files import EXACT, write_atomically
+from common.options import Table
 from common.results import EPOCHS, LAYERS, SUMMARY, is_done
 
 RUN = ("method", "run_id")
 TABLES = {"summary": SUMMARY, "epochs": (*RUN, *EPOCHS), "layers": (*RUN, *LAYERS)}
-# Columns of text, in which an empty cell is an empty string.
+# Columns of text.
 _TEXT_COLUMNS = (
     *("run_id", "method", "variant", "ablation", "protocol", "dataset", "model", "device"),
     *("precision", "torch_version", "code_version", "started_at", "layer", "kind", "shape"),
@@ -30,18 +33,20 @@ _METHOD, _RUN_ID, _CODE = map(SUMMARY.index, ("method", "run_id", "code_version"
 class Collected:
     """One table each from all finished runs, and what was left out: (folder, why).
 
-    epochs and layers have the run's method and run_id before their own columns.
+    epochs and layers have the run's method and run_id before their own columns. more: the further
+    tables of trials (`common.options.Table`), by name.
     """
 
     summary: pd.DataFrame
     epochs: pd.DataFrame
     layers: pd.DataFrame
     left_out: list[tuple[Path, str]] = field(default_factory=list)
+    more: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass
 class _Run:
-    """key: (method, run_id). lines: of each table, CSV in the columns of `TABLES`."""
+    """key: (method, run_id). lines: of each table, CSV in the columns that it is collected with."""
 
     folder: Path
     key: tuple[str, str]
@@ -61,7 +66,9 @@ def collect(root: Path, code_version: str | None = None) -> Collected:
     folders = sorted({path.parent for path in files})
     tables = [root / f"{name}.csv" for name in TABLES]
     if not folders and all(path.is_file() for path in tables):
-        return Collected(*(_read(path) for path in tables))
+        more = {t.name: (root / f"{t.name}.csv", dict.fromkeys(t.text, str)) for t in _further()}
+        found = {name: _read(*how) for name, how in more.items() if how[0].is_file()}
+        return Collected(*(_read(path) for path in tables), more=found)
     left_out: list[tuple[Path, str]] = []
     kept: dict[tuple[str, str], _Run] = {}
     # A folder that bears its run's name comes before one that does not.
@@ -83,14 +90,15 @@ def collect(root: Path, code_version: str | None = None) -> Collected:
             f"{root} holds no finished run (<method>/<run_id>/summary.csv)"
             + (f"; {len(left_out)} unfinished, damaged or left out" if left_out else "")
         )
-    return Collected(**joined, left_out=sorted(left_out))
+    three = {name: joined.pop(name) for name in TABLES}
+    return Collected(**three, left_out=sorted(left_out), more=joined)
 
 
 def write_collected(collected: Collected, folder: Path) -> None:
-    """Write the three tables into `folder`; summary.csv last."""
+    """Write all tables into `folder`; summary.csv last."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("epochs", "layers", "summary"):
-        table = getattr(collected, name)
+    three = {name: getattr(collected, name) for name in ("epochs", "layers", "summary")}
+    for name, table in {**collected.more, **three}.items():
         write_atomically(
             folder / f"{name}.csv", lambda path, table=table: table.to_csv(path, index=False)
         )
@@ -115,11 +123,24 @@ def _read_run(folder: Path) -> _Run:
         raise ValueError("damaged: summary.csv has not exactly one row")
     (row,) = csv.reader(lines)
     key = row[_METHOD], row[_RUN_ID]
-    own = ",".join(map(_cell, key))
+    own = _cells(key)
     tables = {"summary": lines}
     for name, columns in (("epochs", EPOCHS), ("layers", LAYERS)):
         tables[name] = [f"{own},{line}" for line in _lines(folder / f"{name}.csv", columns)]
+    for table in registry.tables(row[_METHOD]):
+        told = _cells(_told(folder / "run.json", table))
+        found = _lines(folder / f"{table.name}.csv", table.columns)
+        tables[table.name] = [f"{told},{line}" for line in found]
     return _Run(folder, key, row[_CODE], tables)
+
+
+def _told(path: Path, table: Table) -> list[object]:
+    """What a run's run.json tells for `table`, in the order of its first columns."""
+    try:
+        told = table.tell(json.loads(path.read_text(encoding="utf-8")))
+        return [told[name] for name in table.first]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"damaged: {path.name} does not tell of its {table.name}.csv") from error
 
 
 def _lines(path: Path, columns: tuple[str, ...]) -> list[str]:
@@ -142,10 +163,10 @@ def _lines(path: Path, columns: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def _cell(value: str) -> str:
-    """As CSV writes it."""
+def _cells(values: Iterable[object]) -> str:
+    """As CSV writes them."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([value])
+    csv.writer(text, lineterminator="").writerow(values)
     return text.getvalue()
 
 
@@ -155,27 +176,38 @@ def _superseded(run: _Run) -> bool:
     return name == run.key[1] and number.isdigit()
 
 
+def _further() -> list[Table]:
+    """The further tables of all trials."""
+    return [table for trial in registry.TRIALS.values() for table in trial.tables]
+
+
 def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.DataFrame]:
-    """The runs' tables, parsed all at once, without those that hold text among their numbers."""
-    tables = {}
-    for name, columns in TABLES.items():
-        lines = (line for run in runs for line in run.lines[name])
-        tables[name] = _read(io.StringIO("\n".join([",".join(columns), *lines])))
-    wrong = {}
-    for name, table in tables.items():
+    """The runs' tables, parsed all at once, without those that hold text among their numbers; of
+    the further ones those that some run has."""
+    forms = {name: (columns, _TEXT) for name, columns in TABLES.items()}
+    present = {name for run in runs for name in run.lines}
+    further = {table.name: table for table in _further() if table.name in present}
+    for name, table in further.items():
+        forms[name] = (*table.first, *table.columns), dict.fromkeys(table.text, str)
+    tables, wrong = {}, {}
+    for name, (columns, text) in forms.items():
+        lines = (line for run in runs for line in run.lines.get(name, ()))
+        table = _read(io.StringIO("\n".join([",".join(columns), *lines])), text)
         for column in table.columns:
-            if column not in _TEXT and not is_numeric_dtype(table[column]):
+            if column not in text and not is_numeric_dtype(table[column]):
                 bad = pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()
                 for key in table.loc[bad, list(RUN)].itertuples(index=False, name=None):
                     wrong.setdefault(key, f"damaged: {name}.csv has no numbers in {column}")
-    if not wrong:
-        return tables
-    left_out += [(run.folder, wrong[run.key]) for run in runs if run.key in wrong]
-    return _join([run for run in runs if run.key not in wrong], left_out)
+        tables[name] = table
+    if wrong:
+        left_out += [(run.folder, wrong[run.key]) for run in runs if run.key in wrong]
+        return _join([run for run in runs if run.key not in wrong], left_out)
+    return tables | {name: table.derive(tables[name]) for name, table in further.items()}
 
 
-def _read(source: Path | io.StringIO) -> pd.DataFrame:
-    table = pd.read_csv(source, dtype=_TEXT, keep_default_na=False, na_values=[""], **EXACT)
-    text = [name for name in table.columns if name in _TEXT]
-    table[text] = table[text].fillna("")
+def _read(source: Path | io.StringIO, text: Mapping[str, type] = _TEXT) -> pd.DataFrame:
+    """A table with its columns of `text`, in which an empty cell is an empty string."""
+    table = pd.read_csv(source, dtype=dict(text), keep_default_na=False, na_values=[""], **EXACT)
+    there = [name for name in table.columns if name in text]
+    table[there] = table[there].fillna("")
     return table

@@ -1,16 +1,41 @@
-"""What a trial has beyond a method: parameters of its own, and how they go together."""
+"""What a trial has beyond a method: parameters and tables of its own, and how they go together."""
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from common.protocols import Protocol
 from common.pruning.methods import Method
 from common.values import Read
 
-if TYPE_CHECKING:
-    from common.experiment import Experiment
+
+class Configured(typing.Protocol):
+    """What a trial may ask of a run before it starts; a `common.experiment.Experiment` has it."""
+
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def sparsity(self) -> float: ...
+    @property
+    def ablation(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def pretrain_epochs(self) -> int: ...
+    @property
+    def hyper(self) -> Protocol: ...
+    @property
+    def options(self) -> Mapping[str, object]: ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +53,24 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table that every run of a trial leaves beside those of all runs, and that is collected.
+
+    name: of the file, without `.csv`; no other trial has one of that name. columns: of the file.
+    first: those that the rows of many runs have before, beginning with method and run_id. tell:
+    the content of a run.json -> their values, by name. text: the columns of either kind that hold
+    text. derive: the table of many runs -> the same with what follows from all of its rows.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    text: tuple[str, ...]
+    first: tuple[str, ...] = ("method", "run_id")
+    tell: Callable[[Mapping], Mapping[str, object]] = dict
+    derive: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
+
+
+@dataclass(frozen=True)
 class Trial:
     """What a trial has beyond a method.
 
@@ -35,10 +78,12 @@ class Trial:
     itself, where they are others.
     check: raises ConfigurationError where values do not go together.
     epochs: those of all its trainings together, which is what a run's time goes by.
+    tables: those of its runs that are worth having in one.
     """
 
     options: tuple[Option, ...]
     scored_by: str = "magnitude"
-    check: Callable[[Experiment], None] = lambda experiment: None
-    epochs: Callable[[Experiment], float] = lambda experiment: experiment.epochs
+    check: Callable[[Configured], None] = lambda experiment: None
+    epochs: Callable[[Configured], float] = lambda experiment: experiment.epochs
     variants: Mapping[str, Method] | None = None
+    tables: tuple[Table, ...] = ()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from common import structured, tickets
 from common.errors import ConfigurationError, unknown
-from common.options import Option, Trial
+from common.options import Option, Table, Trial
 from common.pruning import METHODS, Method
 
 TRIALS: dict[str, Trial] = {
@@ -47,6 +47,11 @@ def find(method: str, variant: str = "") -> Method:
 def options(method: str) -> tuple[Option, ...]:
     """The parameters that `method` has beyond those of all."""
     return TRIALS[method].options if method in TRIALS else ()
+
+
+def tables(method: str) -> tuple[Table, ...]:
+    """The tables that runs of `method` leave beside those of all, and that are collected."""
+    return TRIALS[method].tables if method in TRIALS else ()
 
 
 def option_names() -> list[str]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import registry
+from common import callbacks, registry, results
+from common.collected import collect, write_collected
 from common.errors import ConfigurationError
 from common.experiment import PARAMETERS, configure, from_notebook
 from common.pruning import METHODS
-from common.registry import Option, Trial
+from common.registry import Option, Table, Trial
 from common.run import Run
 from common.sweep import grid, plan
 from common.values import number_in, one_of, whole_from
 
+ROOT = Path(__file__).resolve().parent.parent
 OWN = (
     Option("steps", 3, whole_from(1)),
     Option("strength", 0.5, number_in(0, 1)),
@@ -156,3 +161,106 @@ def test_methods_without_options_are_as_they_were(tmp_path, method):
         "name source dataset model epochs batch_size learning_rate milestones gamma momentum "
         "nesterov weight_decay init batchnorm augment precision sparsity exceptions"
     )
+
+
+STEPS = Table("steps", ("step", "note", "size"), ("method", "run_id", "note"))
+
+
+def finished(folder, rows, **parameters):
+    """A run of the made-up trial that leaves these rows of steps.csv."""
+    run = Run(configure("made_up", epochs=3, device="cpu", results_dir=folder, **parameters))
+    run.score(), run.prune()
+    run._train = lambda *_: callbacks.History([dict.fromkeys(results.EPOCHS, 0)] * 2)
+    run.train()
+    results.write_csv(run.experiment.folder / "steps.csv", rows, STEPS.columns)
+    run.save()
+    return run.experiment.folder
+
+
+def test_further_tables_of_a_trial_are_collected(tmp_path, monkeypatch):
+    told = Table(
+        *(
+            "levels",
+            ("step",),
+            ("method", "run_id", "order"),
+            ("method", "run_id", "order", "size"),
+        ),
+        tell=lambda about: {**about, **about["parameters"], "size": len(about["parameters"])},
+        derive=lambda rows: rows.assign(last=rows["step"] == rows["step"].max()),
+    )
+    monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN, tables=(STEPS,)))
+    monkeypatch.setitem(registry.TRIALS, "lottery_ticket", Trial(()))
+    rows = [{"step": 1, "note": "one, two", "size": 0.1}, {"step": 2, "note": "", "size": None}]
+    first = finished(tmp_path, rows)
+    found = collect(tmp_path)
+    assert set(found.more) == {"steps"}
+    table = found.more["steps"]
+    assert tuple(table.columns) == ("method", "run_id", *STEPS.columns)
+    assert table["run_id"].unique().tolist() == [first.name]
+    assert table[["step", "note"]].values.tolist() == [[1, "one, two"], [2, ""]]
+    assert table["size"].isna().tolist() == [False, True]
+    write_collected(found, tmp_path / "published")
+    pd.testing.assert_frame_equal(collect(tmp_path / "published").more["steps"], table)
+
+    # What is told of a run, and what follows from all rows together.
+    other = finished(tmp_path, rows, order="last")
+    for folder in (first, other):
+        results.write_csv(folder / "levels.csv", [{"step": len(folder.name)}], ("step",))
+    monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN, tables=(STEPS, told)))
+    table = collect(tmp_path).more["levels"].set_index("run_id")
+    assert table["order"].to_dict() == {first.name: "first", other.name: "last"}
+    assert table["last"].to_dict() == {first.name: False, other.name: True}
+    assert (table["size"] == len(PARAMETERS) + len(OWN)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("steps.csv", None, "damaged: no steps.csv"),
+        ("steps.csv", "step,note,size\n1,a,0.5", "damaged: steps.csv breaks off"),
+        ("steps.csv", "step,note\n1,a\n", "damaged: steps.csv has other columns or no rows"),
+        ("steps.csv", "step,note,size\n1,a,big\n", "damaged: steps.csv has no numbers in size"),
+        ("run.json", "{", "damaged: run.json does not tell of its steps.csv"),
+        ("run.json", "{}", "damaged: run.json does not tell of its steps.csv"),
+    ],
+)
+def test_a_run_without_a_further_table_that_is_whole_is_left_out(
+    tmp_path, monkeypatch, name, content, reason
+):
+    monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN, tables=(STEPS,)))
+    rows = [{"step": 1, "note": "a", "size": 0.5}]
+    whole, damaged = finished(tmp_path, rows), finished(tmp_path, rows, seed=1)
+    (damaged / name).unlink() if content is None else (damaged / name).write_text(content)
+    found = collect(tmp_path)
+    assert found.left_out == [(damaged, reason)]
+    assert found.summary["run_id"].tolist() == found.more["steps"]["run_id"].tolist()
+    assert found.summary["run_id"].tolist() == [whole.name]
+
+
+def test_no_two_trials_leave_tables_of_one_name():
+    names = [table.name for trial in registry.TRIALS.values() for table in trial.tables]
+    assert len({*names, "summary", "epochs", "layers"}) == len(names) + 3
+    assert all(
+        t.first[:2] == ("method", "run_id") for m in registry.TRIALS for t in registry.tables(m)
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "above"),
+    [("registry", "experiment"), ("options", "registry"), ("structured/tables", "structured/run")],
+)
+def test_nothing_imports_what_stands_above_it(module, above):
+    """Neither to run nor for an annotation."""
+    reached, left = set(), [f"common.{module.replace('/', '.')}"]
+    while left:
+        name = left.pop()
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        path = path if path.is_file() else path.with_suffix("") / "__init__.py"
+        if name in reached or not path.is_file():
+            continue
+        reached.add(name)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("common"):
+                left += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    assert len(reached) > 3
+    assert f"common.{above.replace('/', '.')}" not in reached

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from common.pruning import kept, prunable
 from common.pruning.diagnostics import multiply_adds
 from common.results import EPOCHS, LAYERS, SUMMARY
 from common.seeding import generator
-from common.structured import channels, cost, export, penalty, published, removal, tables
+from common.structured import channels, compared, cost, export, penalty, published, removal, tables
 from common.structured.run import FilterRun
 from common.structured.training import step_length
 from common.sweep import grid, plan
@@ -444,6 +445,22 @@ def test_the_run_leaves_the_contract_and_its_own_tables(quick):
     assert summary["flops_sparse"] == found["cost"]["flops"].iloc[1]
 
 
+def test_shapes_and_costs_of_many_runs_are_collected(tmp_path, quick):
+    second = carry_out(configured(tmp_path, variant="unstructured", compare=False))
+    home = tmp_path / "filter_lasso"
+    shutil.copytree(quick.experiment.folder, home / quick.experiment.run_id)
+    more = collect(tmp_path).more
+    assert set(more) == {"shapes", "cost"}
+    assert tuple(more["cost"].columns) == ("method", "run_id", *tables.COST)
+    runs = more["cost"].groupby("run_id")["network"].apply(list).to_dict()
+    assert runs == {
+        quick.experiment.run_id: [tables.DENSE, tables.SMALL, tables.MASKED],
+        second.experiment.run_id: [tables.DENSE, tables.MASKED],
+    }
+    mine = more["shapes"][more["shapes"]["run_id"] == quick.experiment.run_id]
+    assert mine[[*tables.SHAPES]].values.tolist() == tables.shapes(quick).values.tolist()
+
+
 def test_filters_vanish_and_what_vanished_is_removed_without_a_loss(quick):
     sparse, filters = tables.sparse(quick), tables.filters(quick)
     assert sparse["epoch"].tolist() == list(range(9))
@@ -717,16 +734,53 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
         dataset="digits", model="small_vgg", protocol="quick", epochs=1, seed=0, device="cpu"
     )
     left, work = plots.filter_variants(summary).axes
-    assert len(left.lines) == 3
+    assert len(left.lines) == 2 * 3, "means and runs"
     assert [text.get_text() for text in left.figure.legends[0].get_texts()] == [
         "group lasso, proximal, λ = 0.1",
         "group lasso, proximal, λ = 0.2",
         "lasso on weights, mask",
     ]
     assert work.lines[0].get_xdata().tolist() == pytest.approx([50, 20])
-    assert work.lines[2].get_xdata().tolist() == [100, 100]
+    assert work.lines[4].get_xdata().tolist() == [100, 100]
+    times = [
+        {"method": "filter_lasso", "run_id": name, "device": device, "network": network}
+        | {"latency_ms_1": 4.0 * share, "latency_ms_128": 8.0 * share}
+        for name in summary["run_id"]
+        for device in ("cpu", "gpu")
+        for network, share in (
+            (tables.DENSE, 1.0),
+            *([] if name.startswith("c_") else [(tables.SMALL, 0.5 if device == "cpu" else 0.75)]),
+            (tables.MASKED, 1.01),
+        )
+    ]
+    _, _, *timed = plots.filter_variants(summary, pd.DataFrame(times)).axes
+    assert [axes.get_title(loc="left") for axes in timed] == ["cpu", "", "gpu", ""]
+    for axes, share in zip(timed, (50, 50, 75, 75), strict=True):
+        assert axes.lines[0].get_xdata().tolist() == [share, share]
+        assert axes.lines[4].get_xdata().tolist() == pytest.approx([101, 101])
     with pytest.raises(ConfigurationError, match="no run of filter_lasso"):
         plots.filter_variants(summary.assign(method="SNIP"))
+
+
+def test_changes_are_against_the_network_without_a_penalty():
+    rows = [
+        {"variant": "penalty-0.1", "run_id": "a_penalty-0.1_seed0", "seed": 0, "test_accuracy": 90},
+        {"variant": "l1_filter", "run_id": "b_seed0", "seed": 0, "test_accuracy": 80},
+        {"variant": "l1_filter", "run_id": "b_seed1", "seed": 1, "test_accuracy": 70},
+    ]
+    summary = pd.DataFrame(rows).assign(
+        method="filter_lasso", sparsity_actual=0.5, flops_sparse=1, flops_dense=2
+    )
+    accuracies = {"a_penalty-0.1_seed0": 99.0, "b_seed0": 95.0, "b_seed1": 96.0}
+    costs = pd.DataFrame(
+        {"run_id": name, "device": "cpu", "network": network, "accuracy": value}
+        for name, dense in accuracies.items()
+        for network, value in ((tables.DENSE, dense), (tables.SMALL, 10.0))
+    )
+    found = compared.change(summary, costs)
+    assert found.to_dict() == {"a_penalty-0.1_seed0": -5, "b_seed0": -15, "b_seed1": -26}
+    with pytest.raises(ConfigurationError, match="no run of variant l1_filter"):
+        compared.change(summary[:1], costs)
 
 
 def test_published_points():
@@ -736,6 +790,8 @@ def test_published_points():
     points = [tuple(float(v[0]) for v in line.get_data()) for line in figure.axes[0].lines[:4]]
     assert points[0] == pytest.approx((64, 0.15))
     assert points[3] == pytest.approx((80, 0.5))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0] == "L1 filter (Li 2017) pruned-A: VGG-16, CIFAR-10"
 
 
 def test_the_shipped_grid(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -23,7 +24,8 @@ from common.files import EXACT
 from common.pruning import kept, masks
 from common.sweep import batch, earlier, grid, plan, report
 from common.sweep.job import Job
-from common.tickets.levels import LEVELS, collect_levels
+from common.tickets.columns import LEVELS
+from common.tickets.levels import collect_levels
 from common.tickets.rewind import Remaining
 from common.tickets.run import TicketRun
 from common.tickets.settings import densities, rewind_step
@@ -574,10 +576,28 @@ def test_collecting(tmp_path):
     last = table[table["final"]].set_index("run_id")["test_accuracy"]
     assert last.equals(found.summary.set_index("run_id")["test_accuracy"].loc[last.index])
     report.collect(tmp_path, Console(quiet=True))
-    (tmp_path / "lottery_ticket").rename(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "lottery_ticket")
     pd.testing.assert_frame_equal(collect_levels(tmp_path), table)
-    with pytest.raises(ConfigurationError, match="no finished lottery ticket"):
+    with pytest.raises(ConfigurationError, match="no finished run"):
         collect_levels(tmp_path / "nowhere")
+    (tmp_path / "levels.csv").unlink()
+    with pytest.raises(ConfigurationError, match="no finished lottery ticket"):
+        collect_levels(tmp_path)
+
+
+def test_levels_are_those_of_the_runs_that_count(tmp_path):
+    """Neither of a damaged run nor of one that was superseded by a second result."""
+    whole, damaged = (carry_out(configured(tmp_path, seed=seed, epochs=1)) for seed in (0, 1))
+    folder = whole.experiment.folder
+    shutil.copytree(folder, folder.with_name(f"{folder.name}.1"))
+    path = damaged.experiment.folder / "levels.csv"
+    path.write_text(path.read_text()[:-9])
+    found = collect(tmp_path)
+    assert found.summary["seed"].tolist() == [0]
+    assert found.more["levels"]["run_id"].tolist() == [whole.experiment.run_id] * 3
+    reasons = dict(found.left_out)
+    assert reasons[damaged.experiment.folder] == "damaged: levels.csv breaks off"
+    assert "superseded" in reasons[folder.with_name(f"{folder.name}.1")]
 
 
 @pytest.mark.parametrize(("model", "count"), [("lenet_300_100", 5020), ("small_vgg", 9755)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.patches import Patch
 
 from common.errors import ConfigurationError
 from common.plots import style, tables
+from common.structured import compared
 
 PANELS = 6  # layers shown at most
 KEPT, GONE, MASK = style.NEUTRAL, style.COLOURS["synflow"], style.COLOURS["SNIP"]
@@ -23,6 +23,11 @@ COSTS = {
     "file_bytes": "file",
     "latency_ms_1": "latency, 1 image",
     "latency_ms_128": "latency, 128 images",
+}
+SHARES = {"weights": "Weights left (%)", "work": "Multiply-adds carried out (%)"}
+TIMES = {
+    "latency_ms_1": "Latency of 1 image (% of the whole network's)",
+    "latency_ms_128": "Latency of 128 images (%)",
 }
 # variant -> how it is drawn beside the others
 VARIANTS = {
@@ -138,15 +143,17 @@ def cost_beside_mask(cost: pd.DataFrame) -> Figure:
 
 @style.styled
 def published_filters(
-    published: pd.DataFrame, own: Sequence[tuple[str, float, float]] = ()
+    published: pd.DataFrame, own: Sequence[tuple[str, float, float]] = (), about: str = ""
 ) -> Figure:
     """Accuracy gained or lost against the share of parameters removed, as others report it
-    (`common.structured.published`) and in our own runs: (label, share removed, change in points).
+    (`common.structured.published`), each with its network and data set, and in our own runs:
+    (label, share removed, change in points). about: what the caption says of ours.
     """
-    figure = style.new_figure(3.0)
+    figure = style.new_figure(3.4)
     axes = figure.subplots()
+    names = published["method"] + ": " + published["network"] + ", " + published["dataset"]
     others = published["pruned_acc"] - published["baseline_acc"]
-    points = list(zip(published["method"], published["removed"], others, strict=True))
+    points = list(zip(names, published["removed"], others, strict=True))
     for marker, (label, share, change) in zip("sov^DPX*", [*points, *own], strict=False):
         mine = (label, share, change) in own
         look = {"color": style.COLOURS["magnitude"] if mine else style.GREY, "markersize": 7}
@@ -157,57 +164,60 @@ def published_filters(
     axes.set_xlabel("Parameters removed (%)")
     axes.set_ylabel("Change in accuracy (points)")
     style.legend_above(figure, axes.get_legend_handles_labels()[0])
+    style.write_caption(figure, "Grey: as published, of other networks and data sets.", about)
     return figure
 
 
 @style.styled
-def filter_variants(summary: pd.DataFrame) -> Figure:
+def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> Figure:
     """Test accuracy of a grid's filter-pruned networks, a line per variant and penalty: against the
-    weights left, and against the multiply-adds that are carried out.
+    weights left, against the multiply-adds that are carried out, and, with a collected cost.csv,
+    against the measured latencies, on every device.
 
-    A mask's zeros are multiplied like any other number, so its multiply-adds stay. Means over
-    seeds. Raises ConfigurationError for several networks or where there is no such run.
+    Lines are means over seeds, dots runs. Raises ConfigurationError for several networks or where
+    there is no such run.
     """
-    runs = tables.prepared(summary, ["dataset", "model", "run_id"])
-    runs = runs[runs["method"] == "filter_lasso"]
+    runs = compared.runs(tables.prepared(summary, ["dataset", "model", "run_id"]))
     if runs.empty:
         raise ConfigurationError("summary: no run of filter_lasso")
     tables.one_network(runs)
-    # A collected variant is followed by the options that are not the default: `+penalty-0.1`.
-    first = runs["variant"].str.split("+").str[0]
-    runs = runs.assign(variant=first.where(first.isin(VARIANTS), ""))
-    whole = runs["variant"] == "unstructured"
-    runs = runs.assign(
-        left=100 * (1 - runs["sparsity_actual"]),
-        work=(100 * runs["flops_sparse"] / runs["flops_dense"]).mask(whole, 100.0),
-        penalty=[_penalty(name) for name in runs["run_id"]],
+    panels = [(runs, SHARES, "")]
+    if cost is not None:
+        for device, shares in compared.latencies(cost).groupby(level="device"):
+            timed = runs.merge(shares.droplevel("device"), on="run_id", validate="one_to_one")
+            panels.append((timed, TIMES, device))
+    figure = style.new_figure(1.0 + 2.6 * len(panels))
+    grid = figure.subplots(len(panels), 2, squeeze=False, sharey=True)
+    looks = _looks(runs)
+    for row, (table, columns, device) in zip(grid, panels, strict=True):
+        for axes, (column, label) in zip(row, columns.items(), strict=True):
+            for key, part in table.groupby(["variant", "penalty"], sort=False):
+                _, look = looks[key]
+                means = part.groupby("sparsity")[[column, "test_accuracy"]].mean()
+                axes.plot(means[column], means["test_accuracy"], **look)
+                dots = {"color": look["color"], "ms": 3, "alpha": 0.5}
+                axes.plot(part[column], part["test_accuracy"], ".", **dots)
+            axes.set_xlabel(label)
+            if not device:
+                axes.set_xscale("log")
+                style.plain_log_ticks(axes.xaxis)
+        row[0].set_ylabel(tables.STATISTICS["test_accuracy"])
+        row[0].set_title(device, loc="left")
+    style.legend_above(
+        figure, [Line2D([], [], label=name, **look) for name, look in looks.values()]
     )
-    figure = style.new_figure(3.6)
-    panels = figure.subplots(1, 2, sharey=True)
-    handles = []
-    for (variant, strength), part in runs.groupby(["variant", "penalty"], sort=False):
-        name, hue, marker = VARIANTS[variant]
-        strengths = list(runs.loc[runs["variant"] == variant, "penalty"].unique())
-        dashes = ("-", "--", ":", "-.")[strengths.index(strength) % 4]
-        label = f"{name}, λ = {strength}" if strength else name
-        look = {"color": hue, "marker": marker, "linestyle": dashes}
-        means = part.groupby("sparsity")[["left", "work", "test_accuracy"]].mean()
-        for axes, column in zip(panels, ("left", "work"), strict=True):
-            axes.plot(means[column], means["test_accuracy"], **look)
-        handles.append(Line2D([], [], label=label, **look))
-    for axes, label in zip(
-        panels, ("Weights left (%)", "Multiply-adds carried out (%)"), strict=True
-    ):
-        axes.set_xscale("log")
-        style.plain_log_ticks(axes.xaxis)
-        axes.set_xlabel(label)
-    panels[0].set_ylabel(tables.STATISTICS["test_accuracy"])
-    style.legend_above(figure, handles)
-    style.write_caption(figure, tables.described(runs) + ".")
+    style.write_caption(
+        figure, tables.described(runs) + ".", "Lines: means over seeds; dots: runs."
+    )
     return figure
 
 
-def _penalty(run_id: str) -> str:
-    """The penalty as it stands in a run's name; empty for the default."""
-    found = re.search(r"_penalty-([0-9.e+-]+)(?:_|$)", run_id)
-    return found[1] if found else ""
+def _looks(runs: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict]]:
+    """(variant, penalty) -> its name and how its line is drawn."""
+    found = {}
+    for variant, strength in runs[["variant", "penalty"]].drop_duplicates().itertuples(index=False):
+        name, hue, marker = VARIANTS[variant]
+        dashes = ("-", "--", ":", "-.")[sum(key[0] == variant for key in found) % 4]
+        label = f"{name}, λ = {strength}" if strength else name
+        found[variant, strength] = label, {"color": hue, "marker": marker, "linestyle": dashes}
+    return found

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from common import protocols
 from common.errors import ConfigurationError
-from common.options import Option, Trial
+from common.options import Configured, Option, Trial
 from common.protocols import Protocol
 from common.pruning import ablations
 from common.pruning.methods import Method
 from common.pruning.scores import magnitude
+from common.structured.columns import TABLES
 from common.values import number_in, one_of, whole_from
-
-if TYPE_CHECKING:
-    from common.experiment import Experiment
 
 SCOPES = {
     "global": "norms of all layers are compared",
@@ -52,21 +49,21 @@ VARIANTS = {
 }
 
 
-def variant(experiment: Experiment) -> Variant:
+def variant(experiment: Configured) -> Variant:
     """The run's variant, with the scope that it was told."""
     found = VARIANTS[experiment.variant]
     scope = experiment.options["scope"]
     return Variant(**{**vars(found), "scope": scope}) if scope else found
 
 
-def sparse_hyper(experiment: Experiment) -> Protocol:
+def sparse_hyper(experiment: Configured) -> Protocol:
     """The training with the penalty: the protocol's, as long as the run was told."""
     base = protocols.find(experiment.protocol)
     epochs = experiment.options["sparse_epochs"]
     return base.for_run(experiment.model, experiment.dataset, epochs)
 
 
-def fine_tuning_hyper(experiment: Experiment) -> Protocol:
+def fine_tuning_hyper(experiment: Configured) -> Protocol:
     """The training of what is left. Weights drawn anew are trained, not tuned."""
     redrawn = "weights" in ablations.parse(experiment.ablation)
     if redrawn or experiment.options["fine_tune_at"] == "all_rates":
@@ -75,18 +72,18 @@ def fine_tuning_hyper(experiment: Experiment) -> Protocol:
     return base.for_run(experiment.model, experiment.dataset, None).at_last_rate()
 
 
-def compares(experiment: Experiment) -> bool:
+def compares(experiment: Configured) -> bool:
     """Whether the run trains an unstructured mask beside the small network."""
     return experiment.options["compare"] and VARIANTS[experiment.variant].removed == "channels"
 
 
-def all_epochs(experiment: Experiment) -> float:
+def all_epochs(experiment: Configured) -> float:
     """Of the training with the penalty, of what is left, and of the mask beside it."""
     after = experiment.epochs * (2 if compares(experiment) else 1)
     return sparse_hyper(experiment).epochs + after
 
 
-def check(experiment: Experiment) -> None:
+def check(experiment: Configured) -> None:
     """Raises ConfigurationError where a run's parameters do not go together."""
     options, chosen = experiment.options, VARIANTS[experiment.variant]
     if options["penalty"] and not chosen.penalised:
@@ -131,4 +128,5 @@ TRIAL = Trial(
     variants={name: Method(magnitude) for name in VARIANTS},
     check=check,
     epochs=all_epochs,
+    tables=TABLES,
 )

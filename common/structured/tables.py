@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 import torch
 
@@ -11,22 +9,15 @@ from common import environment, results
 from common.pruning import prunable
 from common.structured import cost as measuring
 from common.structured import settings
+from common.structured.columns import COST, DENSE, LATENCIES, MASKED, SHAPES, SMALL
+from common.structured.stages import Stages
 from common.structured.training import PENALTY
-
-if TYPE_CHECKING:
-    from common.structured.run import FilterRun
 
 SPARSE = (*results.EPOCHS, *PENALTY)
 FILTERS = ("epoch", "layer", "filter", "norm", "kept")
-SHAPES = ("layer", "channels", "shape_before", "shape", "filters", "filters_kept", "vanished")
-SIZES = ("parameters", "parameters_nonzero", "flops", "flops_nonzero", "file_bytes")
-LATENCIES = tuple(f"latency_ms_{batch}" for batch in measuring.BATCHES)
-COST = ("device", "network", "accuracy", "accuracy_fine_tuned", *SIZES, "file_bytes_gzip")
-COST += LATENCIES
-DENSE, SMALL, MASKED = "trained, whole", "filters removed", "unstructured mask"
 
 
-def describe(run: FilterRun, common: dict[str, str]) -> dict[str, str]:
+def describe(run: Stages, common: dict[str, str]) -> dict[str, str]:
     """What will run, in words; `common`: what every run tells of itself."""
     experiment, chosen, hyper = run.experiment, run.variant, run.sparse_hyper
     told = dict(common)
@@ -55,7 +46,7 @@ def describe(run: FilterRun, common: dict[str, str]) -> dict[str, str]:
     return told
 
 
-def sparse(run: FilterRun) -> pd.DataFrame:
+def sparse(run: Stages) -> pd.DataFrame:
     """The training with the penalty, a row per epoch: as epochs.csv has it, and the penalty.
 
     penalty: its value. groups, vanished: how many it has and how many of them are exactly zero.
@@ -68,7 +59,7 @@ def sparse(run: FilterRun) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SPARSE)
 
 
-def filters(run: FilterRun) -> pd.DataFrame:
+def filters(run: Stages) -> pd.DataFrame:
     """Every channel's norm while the network trains with the penalty, and whether it stays.
 
     epoch: every one, or 41 evenly spaced ones of more. layer: the first that writes to the channel.
@@ -86,7 +77,7 @@ def filters(run: FilterRun) -> pd.DataFrame:
     return table.assign(norm=[float(f"{norm:.5g}") for norm in table["norm"]])[[*FILTERS]]
 
 
-def shapes(run: FilterRun) -> pd.DataFrame:
+def shapes(run: Stages) -> pd.DataFrame:
     """What is left of every layer. channels: whose it writes to, the network's outputs if empty.
 
     filters, filters_kept: how many, before and after. vanished: those whose norm was exactly zero
@@ -107,7 +98,7 @@ def shapes(run: FilterRun) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SHAPES)
 
 
-def cost(run: FilterRun) -> pd.DataFrame:
+def cost(run: Stages) -> pd.DataFrame:
     """A row per device and network: accuracies before and after fine-tuning, in percent; what
     `cost.size` counts; milliseconds of a forward pass of 1 and of 128 images."""
     trained = run.sparse.rows[-1]["test_accuracy"]

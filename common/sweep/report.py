@@ -16,9 +16,6 @@ from common.sweep.estimate import Estimate, in_words
 from common.sweep.execute import run_notebook
 from common.sweep.job import Job
 from common.sweep.progress import how_far
-from common.tickets.levels import collect_levels, write_levels
-
-TABLES = ("summary.csv", "epochs.csv", "layers.csv")
 
 
 @dataclass
@@ -78,20 +75,15 @@ def show_failures(failed: Mapping[Job, str], console: Console) -> None:
 
 
 def collect(root: Path, console: Console, code_version: str | None = None) -> None:
-    """One table each from all finished runs, into `root`, and one of the levels of lottery tickets;
-    says what was left out and why.
+    """One table each from all finished runs, those that only some trials leave among them, into
+    `root`; says what was left out and why.
 
     code_version: only runs of this commit. Raises ConfigurationError if there is none.
     """
     found = collected.collect(root, code_version)
     collected.write_collected(found, root)
-    console.print(
-        f"{len(found.summary)} runs -> {', '.join(str(root / name) for name in TABLES)}",
-        soft_wrap=True,
-    )
-    if any(root.glob("*/*/levels.csv")):
-        write_levels(collect_levels(root), root)
-        console.print(f"lottery tickets, level by level -> {root / 'levels.csv'}", soft_wrap=True)
+    written = ", ".join(str(root / f"{name}.csv") for name in (*collected.TABLES, *found.more))
+    console.print(f"{len(found.summary)} runs -> {written}", soft_wrap=True)
     versions = found.summary["code_version"].value_counts()
     if len(versions) > 1:
         counts = ", ".join(f"{count} of {version}" for version, count in versions.items())

@@ -14,6 +14,7 @@ from common.pruning.scores import Scores
 from common.seeding import generator
 from common.shared import State, copy_state, digest
 from common.tickets import levels, settings
+from common.tickets.columns import LEVELS
 from common.tickets.trainings import Trainings
 
 
@@ -103,11 +104,11 @@ class TicketRun(Trainings):
 
     def levels(self) -> pd.DataFrame:
         """A row per level so far, level 0 the dense network: the columns of levels.csv."""
-        return pd.DataFrame(self.rows, columns=levels.LEVELS)
+        return pd.DataFrame(self.rows, columns=LEVELS)
 
     def save(self) -> pd.DataFrame:
         """Write levels.csv and the tables of every run, summary.csv last; returns its row."""
-        results.write_csv(self.experiment.folder / "levels.csv", self.rows, levels.LEVELS)
+        results.write_csv(self.experiment.folder / "levels.csv", self.rows, LEVELS)
         return super().save()
 
     # One level

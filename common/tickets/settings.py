@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import re
 from numbers import Real
-from typing import TYPE_CHECKING
 
 from common.errors import ConfigurationError
 from common.models.initialise import INITIALISATIONS
-from common.options import Option, Trial
+from common.options import Configured, Option, Trial
 from common.pruning.masks import density_after
+from common.tickets.columns import TABLE
 from common.values import one_of, whole_from
-
-if TYPE_CHECKING:
-    from common.experiment import Experiment
 
 SHARE = 0.2  # of what is left goes in a level, unless told; Frankle and Carbin 2019
 RETRAIN = {
@@ -58,7 +55,7 @@ def rewind_step(value: object, per_epoch: int) -> int:
     return int(value[:-2]) if isinstance(value, str) else round(value * per_epoch)
 
 
-def check(experiment: Experiment) -> None:
+def check(experiment: Configured) -> None:
     """Raises ConfigurationError where a ticket's parameters do not go together."""
     rewind, retrain = experiment.options["rewind_epoch"], experiment.options["retrain"]
     if experiment.pretrain_epochs:
@@ -75,7 +72,7 @@ def check(experiment: Experiment) -> None:
         check_step(experiment, rewind, experiment.epochs)
 
 
-def check_step(experiment: Experiment, step: float, total: float) -> None:
+def check_step(experiment: Configured, step: float, total: float) -> None:
     """Raises ConfigurationError if the rewinding point leaves nothing of the training."""
     if step and step >= total:
         raise ConfigurationError(
@@ -84,7 +81,7 @@ def check_step(experiment: Experiment, step: float, total: float) -> None:
         )
 
 
-def all_epochs(experiment: Experiment) -> float:
+def all_epochs(experiment: Configured) -> float:
     """Of the dense training and those of all levels."""
     rewind = experiment.options["rewind_epoch"]
     left = experiment.epochs - (0 if isinstance(rewind, str) else rewind)
@@ -101,4 +98,5 @@ TRIAL = Trial(
     ),
     check=check,
     epochs=all_epochs,
+    tables=(TABLE,),
 )
