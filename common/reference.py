@@ -47,10 +47,12 @@ _VARIANTS = {
 
 @dataclass(frozen=True)
 class Source:
-    """What a figure has to say about a source: who, and what to beware of."""
+    """What a figure has to say about a source: who, what to beware of, and how many epochs they
+    trained for on CIFAR, if that is one number."""
 
     name: str
     caution: str
+    epochs: int | None = None
 
 
 SOURCES = {
@@ -58,6 +60,7 @@ SOURCES = {
         "Tanaka et al. 2020",
         "digitised from their Fig. 6; best epoch on the test set, mean of 3; parameters were three "
         "times in the optimizer, so the learning rate is three times the stated one",
+        160,
     ),
     "tanaka2020-v1": Source(
         "Tanaka et al. 2020, first version",
@@ -68,6 +71,7 @@ SOURCES = {
         "student reproduction (comp6258)",
         "one run each, final epoch; its SynFlow points are dense networks, its inverted SNIP and "
         "magnitude points are disconnected ones",
+        80,
     ),
     "wang2020": Source(
         "Wang et al. 2020",
@@ -76,7 +80,7 @@ SOURCES = {
     "renda2020": Source(
         "Renda et al. 2020", "median of 3; length of retraining chosen on a validation split"
     ),
-    "mge2024": Source("Cunegatti et al. 2024", "160 epochs, mean of 3"),
+    "mge2024": Source("Cunegatti et al. 2024", "160 epochs, mean of 3", 160),
 }
 
 

@@ -77,6 +77,14 @@ def figures(options: argparse.Namespace, console: Console) -> int:
     return 0 if main_figure else 1
 
 
+def publish(options: argparse.Namespace, console: Console) -> int:
+    """Make a grid's results those that the repository shows."""
+    from common.sweep import publish
+
+    publish.publish(_root(options), options.reference, console)
+    return 0
+
+
 def listing(options: argparse.Namespace, console: Console) -> int:
     """Say what there is to run."""
     from common import registry
@@ -181,6 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     gathering = add("collect", collect, "one table from all runs")
     gathering.add_argument("--code-version", metavar="COMMIT", help="only runs of this commit")
     add("figures", figures, "draw a grid's figures")
+    showing = add("publish", publish, "make a grid's results those that the repository shows")
+    showing.add_argument("--reference", metavar="SOURCE", help="published curves to lay behind")
     add("list", listing, "methods, variants, protocols, grids", grid=False)
     machine = add("doctor", doctor, "what this machine has", grid=False)
     machine.add_argument("--data-dir", metavar="DIR", help="where to look for data")

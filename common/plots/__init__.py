@@ -14,6 +14,7 @@ filter_norms(filters), penalty(sparse), filters_left(shapes), cost_beside_mask(c
 filter_variants(summary), published_filters(published)      filter pruning
 ticket_levels(levels), kept_weights(initial, trained, masks)          a lottery ticket
 tickets_compared(levels, by), tickets_table(levels, by), retraining_compared(levels, published)
+ablation_effects(summary), beside_published(summary, reference)       tables of differences
 facts(rows)           a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 from common.plots.accuracy import accuracy_by_ablation, methods_together
 from common.plots.collapse import collapse_densities, critical_compression, seed_agreement
+from common.plots.comparison import ablation_effects, beside_published, markdown
 from common.plots.conservation import (
     batchnorm_modes,
     layer_conservation,
@@ -55,9 +57,11 @@ from common.plots.tickets import (
 )
 
 __all__ = [
+    "ablation_effects",
     "ablations",
     "accuracy_by_ablation",
     "batchnorm_modes",
+    "beside_published",
     "collapse_densities",
     "concentration",
     "cost",
@@ -72,6 +76,7 @@ __all__ = [
     "layer_conservation",
     "layer_densities",
     "layer_totals",
+    "markdown",
     "mask_image",
     "methods_together",
     "penalty",

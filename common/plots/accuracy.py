@@ -174,11 +174,13 @@ def _finished(
 ) -> Figure:
     """Levels, axes, legend and caption."""
     runs = pd.concat([pruned, dense])
-    values = runs[statistic]
+    values, ours = runs[statistic], runs[statistic].max()
     if reference is not None:
-        values = pd.concat([values, reference.loc[~tables.is_dense(reference), "test_accuracy"]])
+        theirs = reference.loc[~tables.is_dense(reference), "test_accuracy"]
+        # Curves of another schedule may lie far above; ours are what is enlarged.
+        values = pd.concat([values, theirs[theirs <= ours + CLOSE_UP / 2]])
     best = values.max()
-    lowest = values[values >= best - CLOSE_UP].min()
+    lowest = values[values >= ours - CLOSE_UP].min()
     levels = []
     if len(dense):
         levels.append((dense[statistic].mean(), style.DENSE | {"label": "dense network"}))

@@ -113,9 +113,7 @@ def results_table(summary: pd.DataFrame, statistic: str = "test_accuracy") -> pd
     std is the sample standard deviation over runs (n - 1), left out for one run. Runs of sparsity 0
     share the row of the dense network. Raises ConfigurationError as `accuracy_by_ablation` does.
     """
-    tables.check_statistic(statistic)
-    runs = tables.prepared(summary, ["dataset", "model", statistic])
-    tables.one_network(runs)
+    runs = tables.one_statistic(summary, statistic)
     pruned, dense = runs[~tables.is_dense(runs)], runs[tables.is_dense(runs)]
     rows: dict[tuple[str, str], pd.Series] = {}
     if len(dense):
@@ -124,11 +122,9 @@ def results_table(summary: pd.DataFrame, statistic: str = "test_accuracy") -> pd
         for ablation in tables.ablations(tables.of(pruned, method)):
             key = style.method_label(*method), style.ablation_style(ablation)[0]
             rows[key] = tables.of(pruned, method, ablation)
-    cells = {key: part.groupby("sparsity")[statistic].apply(cell) for key, part in rows.items()}
-    table = pd.DataFrame(cells).T.sort_index(axis=1)
-    table.columns = pd.Index([style.percent(s) for s in table.columns], name="removed")
-    table.index = pd.MultiIndex.from_tuples(cells, names=["method", "ablation"])
-    return table.fillna("")
+    return tables.by_sparsity(
+        {key: part.groupby("sparsity")[statistic].apply(cell) for key, part in rows.items()}
+    )
 
 
 def cell(values: pd.Series) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from common.errors import ConfigurationError, unknown
+from common.plots import style
 from common.plots.style import ABLATIONS, ordered
 from common.reference import DATASETS, METHODS, MODELS
 
@@ -132,6 +133,23 @@ def check_statistic(statistic: str) -> None:
     """Raises ConfigurationError unless `statistic` is an accuracy of the summary."""
     if statistic not in STATISTICS:
         raise unknown("statistic", statistic, STATISTICS)
+
+
+def one_statistic(summary: pd.DataFrame, statistic: str) -> pd.DataFrame:
+    """The runs of one data set and model, prepared, with a known `statistic`; raises
+    ConfigurationError if they are not."""
+    check_statistic(statistic)
+    runs = prepared(summary, ["dataset", "model", statistic])
+    one_network(runs)
+    return runs
+
+
+def by_sparsity(rows: dict[tuple[str, str], pd.Series]) -> pd.DataFrame:
+    """Series over sparsity as rows (method, ablation) of one table; what is missing is empty."""
+    table = pd.DataFrame(rows).T.sort_index(axis=1)
+    table.columns = pd.Index([style.percent(s) for s in table.columns], name="removed")
+    table.index = pd.MultiIndex.from_tuples(rows, names=["method", "ablation"])
+    return table.fillna("")
 
 
 def described(summary: pd.DataFrame) -> str:

@@ -1,0 +1,141 @@
+"""Makes a grid's results what readers see: its tables, its figures and its notebooks, committed.
+
+Everything is written below one repository: figures/results/<grid>/ (the collected tables),
+figures/ (rendered.ipynb, PNG, SVG, tables), trials/<method>/rendered.ipynb (a run of the
+grid) and the README's tables, between `<!-- table: name -->` and `<!-- /table -->`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from rich.console import Console
+
+from common import collected, plots, reference
+from common.environment import ROOT
+from common.errors import ConfigurationError
+from common.files import write_atomically
+from common.sweep.execute import run_notebook
+
+SHOWN = 0.9  # the sparsity whose run is the method's rendered notebook, or the nearest to it
+# Parameters that say where something was on the machine, not what was done.
+_PLACES = ("data_dir", "results_dir", "output_dir")
+_TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def publish(root: Path, source: str | None, console: Console, home: Path = ROOT) -> None:
+    """Publish the finished runs of the grid in `root` with the published curves of `source`.
+
+    home: the repository that is written. Raises ConfigurationError, before anything is written, if
+    no run is finished, a run's code version is unknown or had uncommitted changes, runs are of
+    several settings, or the source is unknown; RuntimeError if the figures' notebook fails.
+    """
+    found = collected.collect(root)
+    check(found.summary)
+    readme = home / "README.md"
+    text = with_tables(readme.read_text(encoding="utf-8"), readme_tables(found.summary, source))
+    for folder, reason in found.left_out:
+        console.print(f"left out: {folder}: {reason}", soft_wrap=True, markup=False)
+    results = home / "figures" / "results" / root.name
+    results.mkdir(parents=True, exist_ok=True)
+    collected.write_collected(found, results)
+    _figures(home / "figures", root.name, source)
+    for method, run_id in representatives(found.summary).items():
+        notebook = root / method / run_id / "notebook.ipynb"
+        if notebook.is_file():
+            write(cleaned(notebook), home / "trials" / method / "rendered.ipynb")
+    write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
+    console.print(f"{len(found.summary)} runs published; look at what git says has changed")
+
+
+def check(summary: pd.DataFrame) -> None:
+    """Raises ConfigurationError unless all runs are of one setting and of committed code."""
+    if len(parts := plots.settings(summary)) > 1:
+        raise ConfigurationError(f"publish: one setting at a time, not {', '.join(parts)}")
+    for version in summary["code_version"].unique():
+        if not re.fullmatch(r"[0-9a-f]{7,40}", version):
+            raise ConfigurationError(
+                f"code_version: {version!r} is not a commit; run the grid from a committed state"
+            )
+
+
+def representatives(summary: pd.DataFrame) -> dict[str, str]:
+    """Method -> the run that its rendered notebook shows: unmodified, the plain variant, nearest to
+    90 percent removed, of the lowest seed."""
+    plain = summary[(summary["ablation"] == "none") & (summary["variant"] == "")]
+    plain = plain.assign(distance=(plain["sparsity"] - SHOWN).abs())
+    first = plain.sort_values(["distance", "seed"]).drop_duplicates("method")
+    return dict(zip(first["method"], first["run_id"], strict=True))
+
+
+def readme_tables(summary: pd.DataFrame, source: str | None) -> dict[str, pd.DataFrame]:
+    """The tables that the README shows, by the names that it gives them."""
+    found = {
+        "results": plots.results_table(summary),
+        "effects": plots.ablation_effects(summary),
+    }
+    if source:
+        network = summary[["dataset", "model"]].iloc[0]
+        published = reference.curves(source, *network)
+        found["published"] = plots.beside_published(summary, published)
+    return found
+
+
+def with_tables(text: str, tables: dict[str, pd.DataFrame]) -> str:
+    """The README with these tables in their places. Raises ConfigurationError for one without."""
+    names = {match[2] for match in _TABLE.finditer(text)}
+    if missing := sorted(names - tables.keys()):
+        raise ConfigurationError(f"README.md: no table is called {', '.join(missing)}")
+    return _TABLE.sub(lambda m: f"{m[1]}{plots.markdown(tables[m[2]])}{m[3]}", text)
+
+
+def cleaned(path: Path) -> nbformat.NotebookNode:
+    """An executed notebook without what only its machine and its moment needed: times, widgets,
+    versions of the kernel, folders among the parameters."""
+    notebook = nbformat.read(path, as_version=4)
+    for key in ("papermill", "widgets"):
+        notebook.metadata.pop(key, None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags"):
+            cell.metadata.pop("tags", None)
+        elif "injected-parameters" in cell.metadata["tags"]:
+            lines = cell.source.splitlines()
+            cell.source = "\n".join(line for line in lines if not line.startswith(_PLACES)).rstrip()
+    return notebook
+
+
+def write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """The notebook in its place, whole."""
+    write_atomically(path, lambda temporary: nbformat.write(notebook, temporary))
+
+
+def _figures(folder: Path, grid: str, source: str | None) -> None:
+    """Draw the committed tables' figures. The files in `folder` itself are the notebook's: those
+    that it draws no more go."""
+    with tempfile.TemporaryDirectory() as scratch:
+        output, executed = Path(scratch, "output"), Path(scratch, "rendered.ipynb")
+        parameters = {
+            "grid": grid,
+            "results_dir": str(folder / "results"),
+            "output_dir": str(output),
+            "reference": source,
+        }
+        mark = f"{executed} {os.getpid()}"
+        failed = run_notebook(folder / "figures.ipynb", executed, parameters, mark=mark)
+        if failed:
+            raise RuntimeError(f"figures.ipynb failed: {failed.error}")
+        for stale in folder.glob("*.*"):
+            if stale.suffix in (".png", ".svg", ".csv"):
+                stale.unlink()
+        for drawn in output.iterdir():
+            shutil.copy(drawn, folder / drawn.name)
+        write(cleaned(executed), folder / "rendered.ipynb")
