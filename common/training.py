@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,10 +16,11 @@ from torchbearer import Trial
 from torchbearer.callbacks import Callback
 from torchbearer.metrics import Metric
 
-from common import environment
+from common import capture, environment
 from common.callbacks import ApplyMasks, Bar, History, Measure, Recorder, Schedule, Stage
 from common.protocols import Protocol
 from common.pruning import Masks
+from common.pruning.masks import multiply
 from common.pruning.scores import in_mode
 
 
@@ -36,6 +37,7 @@ def train(
     progress: str | None = None,
     stage: Stage | None = None,
     more: Sequence[Callback] = (),
+    captured: bool = True,
 ) -> History:
     """Train the masked `model` for `epochs`; its pruned weights stay zero throughout.
 
@@ -45,18 +47,27 @@ def train(
     call continues with the result an uninterrupted run would have had. progress: a title for a
     progress bar, shown when a person watches. stage: which one it is, of a run that trains several
     times. more: callbacks beside those of every training; checkpoints keep their `state_dict`s.
+    captured: on a CUDA device, replay the whole step from a CUDA graph where that pays and works
+    (see `capture`).
     """
     history = History()
-    optimizer = _optimizer(model, hyper, precision)
+    device, steps = next(model.parameters()).device, epochs * len(train_data)
+    graphs = graphs_for(device, precision) if captured and steps >= capture.FEWEST_STEPS else None
+    optimizer = _optimizer(model, hyper, precision, whole=graphs is not None)
     recorder = Recorder(history, optimizer, train_data, folder, epochs, stage or Stage(), more)
     measure = functools.partial(evaluate, model, test_data, precision)
-    own = Schedule(optimizer, hyper), ApplyMasks(model, masks), Measure(measure), recorder
-    callbacks = [*own, *more]
+    masking = ApplyMasks(model, masks)
+    callbacks = [Schedule(optimizer, hyper), masking, Measure(measure), recorder, *more]
+    closure = _closure
+    if graphs is not None:
+        callbacks.remove(masking)
+        step = whole_step(model, optimizer, masking.pairs, precision)
+        closure = _replaying(captured_step(step, model, optimizer, graphs))
     if progress and environment.person_watches():
         callbacks.append(Bar(progress, epochs))
     framed, metrics = _Framed(model, precision), [_LossAndAccuracy("train")]
     trial = Trial(framed, optimizer, F.cross_entropy, metrics, callbacks, verbose=0)
-    trial.with_train_generator(train_data).with_loader(_next_batch).with_closure(_closure)
+    trial.with_train_generator(train_data).with_loader(_next_batch).with_closure(closure)
     done = recorder.resume(model, masks)
     if not done:
         recorder.before_training(measure())
@@ -67,6 +78,8 @@ def train(
     before = history.seconds
     recorder.clock = lambda: before + time.perf_counter() - started
     trial.run(epochs, verbose=0)
+    # A trial lives until the garbage collector comes; a graph's memory need not.
+    trial.with_closure(_closure)
     history.seconds = recorder.clock()
     return history
 
@@ -91,10 +104,65 @@ def _next_batch(state: torchbearer.State) -> None:
     state[torchbearer.X], state[torchbearer.Y_TRUE] = next(state[torchbearer.ITERATOR])
 
 
-def _optimizer(model: nn.Module, hyper: Protocol, precision: str) -> torch.optim.SGD:
+def graphs_for(device: torch.device, precision: str) -> capture.Graphs | None:
+    """What captures training steps there; None where they are not captured. A loss scaler decides
+    in Python whether a step is taken."""
+    captures = device.type == "cuda" and precision != "float16"
+    return capture.CudaGraphs(device) if captures else None
+
+
+def whole_step(
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    precision: str,
+) -> capture.Step:
+    """(images, labels) -> (loss, logits) after a step with all that belongs to it: forward, loss,
+    backward, the optimizer, the masks of the `pairs` (weight, mask)."""
+    framed = _Framed(model, precision)
+
+    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = framed(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        # At the end: no gradient, and nothing that knows this step's stream, outlives it.
+        optimizer.zero_grad(set_to_none=True)
+        multiply(pairs)
+        return loss.detach(), logits.detach()
+
+    optimizer.zero_grad(set_to_none=True)
+    return step
+
+
+def captured_step(
+    step: capture.Step, model: nn.Module, optimizer: torch.optim.SGD, graphs: capture.Graphs
+) -> capture.Captured:
+    """The whole step of `model` and `optimizer`, replayed where it can be."""
+
+    def changed() -> dict[str, list[Tensor]]:
+        momentum = [
+            value
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        ]
+        weights = [weight.detach() for weight in model.parameters()]
+        return {"weights": weights, "momentum": momentum, "statistics": list(model.buffers())}
+
+    def rates() -> list[float]:
+        return [group["lr"] for group in optimizer.param_groups]
+
+    return capture.Captured(step, changed, rates, graphs)
+
+
+def _optimizer(
+    model: nn.Module, hyper: Protocol, precision: str, whole: bool = False
+) -> torch.optim.SGD:
+    """whole: its steps are part of the closure."""
     device = next(model.parameters()).device.type
     scaled = device == "cuda" and precision == "float16"
-    return (_ScaledSGD if scaled else torch.optim.SGD)(
+    return (_ScaledSGD if scaled else _SteppedInClosure if whole else torch.optim.SGD)(
         model.parameters(),
         lr=hyper.learning_rate,
         momentum=hyper.momentum,
@@ -104,6 +172,13 @@ def _optimizer(model: nn.Module, hyper: Protocol, precision: str) -> torch.optim
         # and rounds otherwise; the scaler calls this optimizer's step itself.
         fused=True if device == "cuda" and not scaled else None,
     )
+
+
+class _SteppedInClosure(torch.optim.SGD):
+    """SGD whose closure, where it gets one, takes the step itself."""
+
+    def step(self, closure=None):
+        return super().step() if closure is None else closure()
 
 
 class _ScaledSGD(torch.optim.SGD):
@@ -132,8 +207,12 @@ class _Framed(nn.Module):
         self.dtype = environment.DTYPES[precision]
 
     def forward(self, images: Tensor) -> Tensor:
-        lower = self.dtype is not torch.float32
-        with torch.autocast(images.device.type, self.dtype) if lower else contextlib.nullcontext():
+        device, autocast = images.device.type, contextlib.nullcontext()
+        if self.dtype is not torch.float32:
+            # A CUDA graph must not hold a cast weight from the cache, which gains nothing in a
+            # single forward pass anyway.
+            autocast = torch.autocast(device, self.dtype, cache_enabled=device != "cuda")
+        with autocast:
             logits = self.model(images)
         return logits.float()
 
@@ -148,6 +227,17 @@ def _closure(state: torchbearer.State) -> Tensor:
     (loss if scaler is None else scaler.scale(loss)).backward()
     state[torchbearer.Y_PRED], state[torchbearer.LOSS] = logits, loss
     return loss
+
+
+def _replaying(step: capture.Step) -> Callable[[torchbearer.State], Tensor]:
+    """A closure that takes the whole step."""
+
+    def closure(state: torchbearer.State) -> Tensor:
+        loss, logits = step(state[torchbearer.X], state[torchbearer.Y_TRUE])
+        state[torchbearer.Y_PRED], state[torchbearer.LOSS] = logits, loss
+        return loss
+
+    return closure
 
 
 class _LossAndAccuracy(Metric):

@@ -321,7 +321,7 @@ def test_bfloat16_ends_close_to_float32(loaders, pruned):
     assert one["test_loss"] != other["test_loss"]
 
 
-def on_the_cpu(model, hyper, precision):
+def on_the_cpu(model, hyper, precision, whole=False):
     """The optimizer of float16 training with a gradient scaler that works here."""
     optimizer = training._ScaledSGD(
         model.parameters(), lr=1, momentum=hyper.momentum, weight_decay=hyper.weight_decay

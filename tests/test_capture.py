@@ -1,0 +1,295 @@
+"""A captured training step against the plain loop, with a stand-in for the CUDA graph on CPUs."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+
+import pytest
+import test_training
+import torch
+from test_training import EPOCH_COUNT, HYPER, Interrupted, assert_same_state, plain_training, values
+from torch import nn
+from torchbearer.callbacks import Callback
+
+from common import callbacks, capture, datasets, training
+from common.training import train
+
+digits, loaders, pruned = test_training.digits, test_training.loaders, test_training.pruned
+
+RATE_CHANGES = 3
+FULL_BATCHES = 4 * EPOCH_COUNT  # of 64 images; an odd one of 44 ends every epoch
+
+
+class StandIn:
+    """Captures as a CUDA graph does: recording computes nothing; a replay runs with the learning
+    rate that was, reads its inputs where they were and writes its results where they were."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.warmed = self.recorded = self.replayed = 0
+
+    def warm_up(self, function):
+        self.warmed += 1
+        return function()
+
+    def record(self, function):
+        self.recorded += 1
+        group = self.optimizer.param_groups[0]
+        rate, momenta = group["lr"], [s["momentum_buffer"] for s in self.optimizer.state.values()]
+        before = copy.deepcopy((self.model.state_dict(), momenta))
+        with torch.random.fork_rng([]):
+            results = function()
+        self.model.load_state_dict(before[0])
+        for momentum, value in zip(momenta, before[1], strict=True):
+            momentum.copy_(value)
+        for result in results:
+            result.fill_(torch.nan)
+
+        def replay():
+            self.replayed += 1
+            now, group["lr"] = group["lr"], rate
+            for held, value in zip(results, function(), strict=True):
+                held.copy_(value)
+            group["lr"] = now
+            self.spoil(results)
+
+        return replay, results
+
+    def spoil(self, results) -> None:
+        """Makes a replay a wrong one."""
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Trainings capture their steps with a stand-in; returns the list of those made."""
+
+    def install(kind=StandIn):
+        made = []
+
+        def captured_step(step, model, optimizer, graphs):
+            made.append(kind(model, optimizer))
+            return original(step, model, optimizer, made[-1])
+
+        original = training.captured_step
+        monkeypatch.setattr(training, "graphs_for", lambda device, precision: "there are some")
+        monkeypatch.setattr(training, "captured_step", captured_step)
+        monkeypatch.setattr(capture, "FEWEST_STEPS", 1)
+        return made
+
+    return install
+
+
+@pytest.fixture
+def no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+@pytest.mark.usefixtures("no_warning")
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_replays_are_the_plain_loop_bit_for_bit(loaders, pruned, stand_in, nesterov):
+    made = stand_in()
+    model, masks = pruned()
+    other = copy.deepcopy(model)
+    hyper = dataclasses.replace(HYPER, nesterov=nesterov)
+    history = train(model, masks, *loaders(), hyper, EPOCH_COUNT, "float32")
+    expected = plain_training(other, masks, *loaders(), nesterov)
+    assert_same_state(model, other)
+    for found, row in zip(values(history.rows), expected, strict=True):
+        numbers = zip(found, row, strict=True)
+        assert all(a == pytest.approx(b, rel=1e-5) for a, b in numbers if b is not None)
+    (graphs,) = made
+    assert (graphs.warmed, graphs.recorded) == (capture.WARM_UP, RATE_CHANGES)
+    # The batch of a capture is the step's own; a replay tries the capture beforehand.
+    assert graphs.replayed == FULL_BATCHES - capture.WARM_UP
+
+
+@pytest.mark.usefixtures("no_warning")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_replays_change_nothing(loaders, pruned, stand_in, precision):
+    expected, masks = pruned()
+    rows = train(expected, masks, *loaders(), HYPER, EPOCH_COUNT, precision).rows
+    made = stand_in()
+    model, masks = pruned()
+    found = train(model, masks, *loaders(), HYPER, EPOCH_COUNT, precision).rows
+    assert_same_state(model, expected)
+    assert values(found) == values(rows)
+    assert made[0].replayed > 0
+    train(model, masks, *loaders(), HYPER, EPOCH_COUNT, precision, captured=False)
+    assert len(made) == 1
+
+
+@pytest.mark.usefixtures("no_warning")
+def test_random_numbers_of_a_step_are_drawn_once(loaders, stand_in):
+    def trained():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(), nn.Linear(32, 10))
+        train(model, {}, *loaders(), HYPER, EPOCH_COUNT, "float32")
+        return model
+
+    expected, made = trained(), stand_in()
+    assert_same_state(trained(), expected)
+    assert made[0].replayed > 0
+
+
+@pytest.mark.usefixtures("no_warning")
+@pytest.mark.parametrize("breaks_at", [(1, 0), (2, 4), (3, 2)])
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(
+    loaders, pruned, stand_in, monkeypatch, tmp_path, breaks_at
+):
+    straight, masks = pruned()
+    expected = train(straight, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+    made = stand_in()
+    model, masks = pruned()
+    train_data, test_data = loaders()
+    train_data.breaks_at = breaks_at
+    with pytest.raises(Interrupted):
+        train(model, masks, train_data, test_data, HYPER, EPOCH_COUNT, "float32", folder=tmp_path)
+    model, masks = pruned()
+    arguments = (HYPER, EPOCH_COUNT, "float32")
+    history = train(model, masks, *loaders(), *arguments, folder=tmp_path)
+    assert_same_state(model, straight)
+    assert values(history.rows) == values(expected.rows)
+    assert [graphs.replayed > 0 for graphs in made] == [True, True]
+
+
+def test_callbacks_see_every_step(loaders, pruned, stand_in):
+    model, masks = pruned()
+    seen = []
+
+    class Watch(Callback):
+        def on_step_training(self, state):
+            revived = [model.get_parameter(name)[~mask].any() for name, mask in masks.items()]
+            seen.append(not any(revived))
+
+    made = stand_in()
+    train(model, masks, *loaders(), HYPER, EPOCH_COUNT, "float32", more=[Watch()])
+    assert seen == [True] * 5 * EPOCH_COUNT
+    assert made[0].replayed > 0
+
+
+class Refuses(StandIn):
+    def record(self, function):
+        super().record(function)
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+
+class Breaks(StandIn):
+    def spoil(self, results):
+        raise RuntimeError("an illegal instruction")
+
+
+class DoesNothing(StandIn):
+    def record(self, function):
+        return lambda: None, super().record(function)[1]
+
+
+class Revives(StandIn):
+    def spoil(self, results):
+        for weight, state in self.optimizer.state.items():
+            weight.data.sub_((weight == 0) * 0.1 * state["momentum_buffer"])
+
+
+class LosesStatistics(StandIn):
+    def spoil(self, results):
+        self.model.norm1_1.running_mean.zero_()
+
+
+class LosesMomentum(StandIn):
+    def spoil(self, results):
+        for state in self.optimizer.state.values():
+            state["momentum_buffer"].zero_()
+
+
+class OtherLogits(StandIn):
+    def spoil(self, results):
+        results[1].copy_(results[1].roll(1, 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (Refuses, "RuntimeError: operation not permitted$"),
+        (Breaks, "an illegal instruction"),
+        (DoesNothing, "replay's weights are off by 1 of"),
+        (Revives, "replay's weights"),
+        (LosesStatistics, "replay's statistics"),
+        (LosesMomentum, "replay's momentum"),
+        (OtherLogits, "replay's results"),
+    ],
+)
+def test_a_capture_that_fails_is_left_alone(loaders, pruned, stand_in, kind, says):
+    expected, masks = pruned()
+    train(expected, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
+    made = stand_in(kind)
+    model, masks = pruned()
+    with pytest.warns(UserWarning, match=says) as said:
+        train(model, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
+    assert len(said) == 1
+    assert_same_state(model, expected)
+    assert made[0].recorded == 1
+    assert made[0].replayed <= 1
+
+
+@pytest.mark.usefixtures("no_warning")
+def test_a_training_that_has_diverged_goes_on(loaders, pruned, stand_in):
+    made = stand_in()
+    hyper = dataclasses.replace(HYPER, learning_rate=1e30)
+    history = train(*pruned(), *loaders(), hyper, EPOCH_COUNT, "float32")
+    assert not history.rows[-1]["train_loss"] < 1e9
+    assert made[0].recorded == RATE_CHANGES
+
+
+def test_where_steps_are_captured(loaders, pruned, stand_in, monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert training.graphs_for(cpu, "float32") is None
+    # The scaler decides in Python whether a step is taken.
+    assert training.graphs_for(gpu, "float16") is None
+    made = stand_in()
+    monkeypatch.setattr(capture, "FEWEST_STEPS", 11)
+    train(*pruned(), *loaders(), HYPER, 2, "float32")
+    assert made == []
+    train(*pruned(), *loaders(), HYPER, 3, "float32")
+    assert len(made) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="replays a CUDA graph")
+@pytest.mark.usefixtures("no_warning")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_on_a_gpu(pruned, digits, monkeypatch, precision):
+    monkeypatch.setattr(capture, "FEWEST_STEPS", 1)
+    data, recorded = digits.to("cuda"), []
+    original = capture.CudaGraphs.record
+
+    def record(self, function):
+        recorded.append(original(self, function))
+        return recorded[-1]
+
+    monkeypatch.setattr(capture.CudaGraphs, "record", record)
+
+    def trained(captured):
+        model, masks = pruned()
+        model.cuda()
+        masks = {name: mask.cuda() for name, mask in masks.items()}
+        statistics = (data.mean, data.std)
+        history = train(
+            *(model, masks),
+            datasets.Loader(data.train_images, data.train_labels, *statistics, 64, seed=0),
+            datasets.Loader(data.test_images, data.test_labels, *statistics, 100),
+            *(HYPER, EPOCH_COUNT, precision),
+            captured=captured,
+        )
+        assert not any(model.get_parameter(name)[~mask].any() for name, mask in masks.items())
+        return history.rows[-1]
+
+    eager = trained(False)
+    assert recorded == []
+    replayed = trained(True)
+    assert len(recorded) == RATE_CHANGES
+    assert replayed["train_loss"] == pytest.approx(eager["train_loss"], rel=0.1)
+    assert replayed["test_accuracy"] == pytest.approx(eager["test_accuracy"], abs=3)
+    assert replayed["test_accuracy"] > 80
