@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import environment, models, protocols, results, training
+from common import capture, environment, models, protocols, results, training
 from common.datasets import Loader
 from common.errors import unknown
 from common.experiment import PRECISIONS, check_device
@@ -136,6 +136,10 @@ def measurements(
     yield steps, ours, f"bare loop, {precision}", _bare(model, images, labels, size, precision)
     if precision != "float32":
         yield steps, ours, "bare loop, float32", _bare(model, images, labels, size, "float32")
+    if (graphs := training.graphs_for(device, precision)) is not None:
+        replayed = _whole_steps(model, images, labels, size, precision, graphs)
+        eager = _whole_steps(model, images, labels, size, precision)
+        yield f"{steps}, a CUDA graph replayed", replayed, "the same, kernel by kernel", eager
 
     x = torch.randn(SCORING_IMAGES, *size.shape, generator=stream).to(device)
     batch = x, torch.randint(CLASSES, (SCORING_IMAGES,), generator=stream).to(device)
@@ -192,6 +196,32 @@ def _bare(model: nn.Module, images: Tensor, labels: Tensor, size: Size, precisio
             optimizer.zero_grad()
             F.cross_entropy(logits.float(), y).backward()
             optimizer.step()
+
+    return lambda: clock(images.device, epoch)
+
+
+def _whole_steps(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    size: Size,
+    precision: str,
+    graphs: capture.Graphs | None = None,
+) -> Timed:
+    """Steps with their masks, without torchbearer; captured in the first call if there are
+    `graphs`."""
+    network = copy.deepcopy(model).train()
+    masks = prune_rounds(network, find("magnitude"), SPARSITY, Context())
+    fused = True if images.is_cuda else None
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=fused)
+    pairs = [(network.get_parameter(name), mask) for name, mask in masks.items()]
+    step = training.whole_step(network, optimizer, pairs, precision)
+    if graphs is not None:
+        step = training.captured_step(step, network, optimizer, graphs)
+
+    def epoch() -> None:
+        for x, y in _loader(images, labels, size):
+            step(x, y)
 
     return lambda: clock(images.device, epoch)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import test_capture
 import torch
 from rich.console import Console
 
@@ -16,6 +17,7 @@ from common import bench
 from common.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parent.parent
+stand_in = test_capture.stand_in
 
 
 def test_a_table_on_paper_and_in_a_file(tmp_path):
@@ -30,6 +32,20 @@ def test_a_table_on_paper_and_in_a_file(tmp_path):
     assert set(table["pairs"]) == {bench.QUICK.pairs}
     assert set(table["torch_version"]) == {torch.__version__}
     assert (table[["seconds", "against_seconds", "ratio"]] > 0).all(axis=None)
+
+
+def test_a_row_for_captured_steps_where_they_are(stand_in):
+    made, rows = stand_in(), {}
+    for measured, ours, against, theirs in bench.measurements(
+        bench.QUICK, torch.device("cpu"), "float32"
+    ):
+        rows[measured] = against
+        if "CUDA graph" in measured:
+            assert min(ours(), ours(), ours(), theirs()) > 0
+    assert rows["2 training steps, a CUDA graph replayed"] == "the same, kernel by kernel"
+    (graphs,) = made
+    # Three epochs of two steps: three warm up, one is captured and tried, two are replayed.
+    assert (graphs.warmed, graphs.recorded, graphs.replayed) == (3, 1, 3)
 
 
 def test_pairs_are_taken_in_turn_and_the_median_is_of_ratios():
