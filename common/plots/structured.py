@@ -170,7 +170,7 @@ def published_filters(
 
 @style.styled
 def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> Figure:
-    """Test accuracy of a grid's filter-pruned networks, a line per variant and penalty: against the
+    """Test accuracy of a grid's filter-pruned networks, a line per variant and options: against the
     weights left, against the multiply-adds that are carried out, and, with a collected cost.csv,
     against the measured latencies, on every device.
 
@@ -191,7 +191,7 @@ def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> 
     looks = _looks(runs)
     for row, (table, columns, device) in zip(grid, panels, strict=True):
         for axes, (column, label) in zip(row, columns.items(), strict=True):
-            for key, part in table.groupby(["variant", "penalty"], sort=False):
+            for key, part in table.groupby(["variant", "options"], sort=False):
                 _, look = looks[key]
                 means = part.groupby("sparsity")[[column, "test_accuracy"]].mean()
                 axes.plot(means[column], means["test_accuracy"], **look)
@@ -206,18 +206,22 @@ def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> 
     style.legend_above(
         figure, [Line2D([], [], label=name, **look) for name, look in looks.values()]
     )
+    before = ", ".join(sorted(compared.sparse_epochs(summary)))
     style.write_caption(
-        figure, tables.described(runs) + ".", "Lines: means over seeds; dots: runs."
+        figure,
+        tables.described(runs) + ".",
+        f"Epochs are those of fine-tuning; before it {before} epochs of training, with the penalty "
+        "if there is one. Lines: means over seeds; dots: runs.",
     )
     return figure
 
 
 def _looks(runs: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict]]:
-    """(variant, penalty) -> its name and how its line is drawn."""
+    """(variant, options) -> their name and how their line is drawn."""
     found = {}
-    for variant, strength in runs[["variant", "penalty"]].drop_duplicates().itertuples(index=False):
+    for variant, options in runs[["variant", "options"]].drop_duplicates().itertuples(index=False):
         name, hue, marker = VARIANTS[variant]
         dashes = ("-", "--", ":", "-.")[sum(key[0] == variant for key in found) % 4]
-        label = f"{name}, λ = {strength}" if strength else name
-        found[variant, strength] = label, {"color": hue, "marker": marker, "linestyle": dashes}
+        label = ", ".join(filter(None, (name, options)))
+        found[variant, options] = label, {"color": hue, "marker": marker, "linestyle": dashes}
     return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pandas as pd
 
 from common.errors import ConfigurationError
@@ -14,21 +12,33 @@ from common.structured.settings import VARIANTS
 def runs(summary: pd.DataFrame) -> pd.DataFrame:
     """The runs of filter_lasso in a collected summary, with further columns.
 
-    variant: without the options that a collected one has as well (`+penalty-0.1`). penalty: λ as
-    text, "" for the default. weights, work: those left, and
-    the multiply-adds that are carried out, in percent. A mask's zeros are multiplied like any other
-    number, so all its work stays.
+    variant: without the options that a collected one has as well (`+penalty-0.1`). options: those
+    in words, but none that all runs have, and not `compare`, which is about another network.
+    weights, work: those left, and the multiply-adds that are carried out, in percent. A mask's
+    zeros are multiplied like any other number, so all its work stays.
     """
     found = summary[summary["method"] == "filter_lasso"]
+    told = [_options(text) for text in found["variant"].fillna("")]
+    everywhere = set.intersection(*map(set, told)) if told else set()
+    words = [
+        ", ".join(_in_words(*one) for one in own if one not in everywhere or one[0] == "penalty")
+        for own in told
+    ]
     first = found["variant"].fillna("").str.split("+").str[0]
-    found = found.assign(variant=first.where(first.isin(list(VARIANTS)), ""))
+    found = found.assign(variant=first.where(first.isin(list(VARIANTS)), ""), options=words)
     work = 100 * found["flops_sparse"] / found["flops_dense"]
     masked = [VARIANTS[name].removed == "weights" for name in found["variant"]]
     return found.assign(
-        penalty=[option(run_id, "penalty") for run_id in found["run_id"]],
         weights=100 * (1 - found["sparsity_actual"]),
         work=work.mask(pd.Series(masked, found.index, dtype=bool), 100.0),
     )
+
+
+def sparse_epochs(summary: pd.DataFrame) -> set[str]:
+    """How long the runs of filter_lasso trained before anything was removed."""
+    variants = summary.loc[summary["method"] == "filter_lasso", "variant"]
+    told = (dict(_options(text)) for text in variants.fillna(""))
+    return {own.get("sparse_epochs", "the protocol's") for own in told}
 
 
 def latencies(cost: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +67,12 @@ def change(summary: pd.DataFrame, cost: pd.DataFrame) -> pd.Series:
     return (found["test_accuracy"] - base).set_axis(found["run_id"])
 
 
-def option(run_id: str, name: str) -> str:
-    """The value of a trial's option as it stands in a run's name; empty for the default."""
-    found = re.search(rf"_{name}-([0-9A-Za-z.+-]+)", run_id)
-    return found[1] if found else ""
+def _options(variant: str) -> list[tuple[str, str]]:
+    """(name, value) of those that a collected variant tells."""
+    pairs = (part.partition("-") for part in variant.split("+") if part not in VARIANTS)
+    return [(name, value) for name, _, value in pairs if name != "compare"]
+
+
+def _in_words(name: str, value: str) -> str:
+    value = value.replace("_", " ")
+    return f"λ = {value}" if name == "penalty" else f"{name.replace('_', ' ')} {value}"
