@@ -29,6 +29,7 @@ TIMES = {
     "latency_ms_1": "Latency of 1 image (% of the whole network's)",
     "latency_ms_128": "Latency of 128 images (%)",
 }
+CLOSE_UP = 4.0  # points below the best that are enlarged
 # variant -> how it is drawn beside the others
 VARIANTS = {
     "": ("group lasso, proximal", style.COLOURS["magnitude"], "o"),
@@ -181,28 +182,31 @@ def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> 
     if runs.empty:
         raise ConfigurationError("summary: no run of filter_lasso")
     tables.one_network(runs)
-    panels = [(runs, SHARES, "")]
+    best, worst = runs["test_accuracy"].max(), runs["test_accuracy"].min()
+    near = (best - CLOSE_UP, best + CLOSE_UP / 10) if best - worst > CLOSE_UP else None
+    panels = [(runs, SHARES, "", None)] + [(runs, SHARES, "Close-up", near)] * (near is not None)
     if cost is not None:
         for device, shares in compared.latencies(cost).groupby(level="device"):
             timed = runs.merge(shares.droplevel("device"), on="run_id", validate="one_to_one")
-            panels.append((timed, TIMES, device))
+            panels.append((timed, TIMES, device + (", close-up" if near else ""), near))
     figure = style.new_figure(1.0 + 2.6 * len(panels))
-    grid = figure.subplots(len(panels), 2, squeeze=False, sharey=True)
+    grid = figure.subplots(len(panels), 2, squeeze=False, sharey="row")
     looks = _looks(runs)
-    for row, (table, columns, device) in zip(grid, panels, strict=True):
+    for row, (table, columns, title, limits) in zip(grid, panels, strict=True):
         for axes, (column, label) in zip(row, columns.items(), strict=True):
-            for key, part in table.groupby(["variant", "options"], sort=False):
-                _, look = looks[key]
+            for key, (_, look) in looks.items():
+                part = table[(table["variant"] == key[0]) & (table["options"] == key[1])]
                 means = part.groupby("sparsity")[[column, "test_accuracy"]].mean()
                 axes.plot(means[column], means["test_accuracy"], **look)
                 dots = {"color": look["color"], "ms": 3, "alpha": 0.5}
                 axes.plot(part[column], part["test_accuracy"], ".", **dots)
             axes.set_xlabel(label)
-            if not device:
+            if columns is SHARES:
                 axes.set_xscale("log")
                 style.plain_log_ticks(axes.xaxis)
         row[0].set_ylabel(tables.STATISTICS["test_accuracy"])
-        row[0].set_title(device, loc="left")
+        row[0].set_title(title, loc="left")
+        row[0].set_ylim(limits)
     style.legend_above(
         figure, [Line2D([], [], label=name, **look) for name, look in looks.values()]
     )
@@ -218,8 +222,11 @@ def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> 
 
 def _looks(runs: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict]]:
     """(variant, options) -> their name and how their line is drawn."""
+    pairs = runs[["variant", "options"]].drop_duplicates().itertuples(index=False, name=None)
     found = {}
-    for variant, options in runs[["variant", "options"]].drop_duplicates().itertuples(index=False):
+    for variant, options in sorted(
+        pairs, key=lambda pair: (list(VARIANTS).index(pair[0]), pair[1])
+    ):
         name, hue, marker = VARIANTS[variant]
         dashes = ("-", "--", ":", "-.")[sum(key[0] == variant for key in found) % 4]
         label = ", ".join(filter(None, (name, options)))
