@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigurationError
+from common.pruning import memory
 from common.pruning.parameters import prunable
 
 Masks = dict[str, Tensor]
@@ -83,9 +84,13 @@ def apply(model: nn.Module, masks: Masks) -> None:
 @torch.no_grad()
 def multiply(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Multiply weights by their masks, in place; what `apply` does once it has checked."""
-    for weight, mask in pairs:
-        # A CPU multiplies by a tensor of the same type several times faster than by booleans.
-        weight.mul_(mask.to(weight.dtype) if weight.device.type == "cpu" else mask)
+    if pairs and pairs[0][0].is_cuda:
+        torch._foreach_mul_(*map(list, zip(*pairs, strict=True)))
+        return
+    for pair in pairs:
+        for weight, mask in memory.parts(*pair):
+            # A CPU multiplies by a tensor of the same type several times faster than by booleans.
+            weight.mul_(mask.to(weight.dtype) if weight.device.type == "cpu" else mask)
 
 
 def check_fit(weights: Mapping[str, Tensor], masks: Masks, device: bool = True) -> None:
@@ -124,10 +129,10 @@ def kept(masks: Masks) -> int:
 
 
 def _require_finite(name: str, score: Tensor) -> None:
-    # NaN passes through the extremes, so one reduction sees every kind of non-finite value.
-    low, high = torch.aminmax(_flat(score)) if score.numel() else (score.sum(), score.sum())
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        bad = int((~torch.isfinite(score)).sum())
+    # NaN and infinities pass through a sum, the quickest look at all values; so may an overflow.
+    if math.isfinite(float(score.sum())):
+        return
+    if bad := int((~torch.isfinite(score)).sum()):
         raise NonFiniteScoresError(
             f"{bad} of {score.numel()} scores of {name} are NaN or infinite; "
             "a mask from them would mean nothing"
@@ -147,10 +152,10 @@ def _select(
         raise ValueError(f"cannot keep {keep} of {total} weights")
     if keep == 0:
         return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
-    flat = [_flat(score) for score in scores]
+    flat = [memory.flat(score) for score in scores]
     allowed: list[Tensor | None] = [None] * len(scores)
     if candidates is not None:
-        allowed = [_flat(_like(s, c)) for s, c in zip(scores, candidates, strict=True)]
+        allowed = [memory.flat(_like(s, c)) for s, c in zip(scores, candidates, strict=True)]
     for low, high in (_bracket(flat, allowed, keep, generator), (-math.inf, math.inf)):
         parts = [_split(f, may, low, high) for f, may in zip(flat, allowed, strict=True)]
         missing = keep - sum(_count(taken) for taken, _ in parts)
@@ -173,13 +178,13 @@ def _select(
     for score, (taken, _), tie, take in zip(
         scores, parts, ties, chosen.split(lengths), strict=True
     ):
-        mask = _unflat(taken, score)
+        mask = memory.unflat(taken, score)
         if take.all():
             taken.index_fill_(0, tie, True)
         else:
             # In the order of the indices, so that the memory's order decides nothing.
             tied = torch.zeros_like(taken).index_fill_(0, tie, True)
-            places = _unflat(tied, score).nonzero()
+            places = memory.unflat(tied, score).nonzero()
             mask[places[take.to(places.device)].unbind(1)] = True
         masks.append(mask)
     return masks
@@ -251,23 +256,6 @@ def _like(tensor: Tensor, mask: Tensor) -> Tensor:
     if mask.device == tensor.device and mask.stride() == tensor.stride():
         return mask
     return torch.empty_like(tensor, dtype=torch.bool).copy_(mask)
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """All values in one dimension, in the order of memory: no copy for channels_last tensors."""
-    return (tensor.permute(0, 2, 3, 1) if _channels_last(tensor) else tensor).reshape(-1)
-
-
-def _unflat(flat: Tensor, like: Tensor) -> Tensor:
-    """`_flat` undone: a view of the shape of the tensor that was flattened."""
-    if _channels_last(like):
-        n, c, h, w = like.shape
-        return flat.view(n, h, w, c).permute(0, 3, 1, 2)
-    return flat.view(like.shape)
-
-
-def _channels_last(tensor: Tensor) -> bool:
-    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _largest(values: Tensor, *places: int) -> list[Tensor]:

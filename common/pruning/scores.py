@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.pruning import memory
 from common.pruning.parameters import functional_call, prunable
 
 Scores = dict[str, Tensor]
@@ -125,7 +126,8 @@ def synaptic_flow(
 ) -> tuple[Tensor, Scores]:
     """R and the scores p dR/dp of the parameters `names` (all when None) of the positive network.
 
-    positive: of a parameter, what it is in the positive network. workspace: see `Context`.
+    positive: of a parameter, what it is in the positive network, value by value. workspace: see
+    `Context`.
     In float64 throughout: R grows by a factor a layer and passes float32's range on deep networks
     (ResNet-56: 6e70). In eval mode: BatchNorm in train mode would normalise the flow away and break
     its conservation. On Apple's GPUs, which have no float64, the CPU does it and keeps the scores.
@@ -137,7 +139,8 @@ def synaptic_flow(
     for name, p in named.items():
         if name not in held:
             held[name] = torch.empty_like(p, dtype=torch.float64, device=on, requires_grad=False)
-        held[name].copy_(positive(p.detach().to(on)))
+        for part, own in memory.parts(held[name], p.detach().to(on)):
+            part.copy_(positive(own))
     parameters = {name: held[name].detach() for name in named}
     buffers = {
         name: b.detach().to(on, torch.float64) if b.is_floating_point() else b.detach().to(on)
