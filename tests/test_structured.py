@@ -725,6 +725,7 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
         ("penalty-0.1+compare-False", "a_penalty-0.1_compare-False"),
         ("penalty-0.2", "b_penalty-0.2"),
         ("unstructured+compare-False", "c_compare-False"),
+        ("l1_filter+fine_tune_at-all_rates", "d_fine_tune_at-all_rates"),
     ):
         for sparsity in (0.5, 0.8):
             row = {"method": "filter_lasso", "variant": name, "run_id": f"{path}_{sparsity}"}
@@ -734,14 +735,20 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
         dataset="digits", model="small_vgg", protocol="quick", epochs=1, seed=0, device="cpu"
     )
     left, work = plots.filter_variants(summary).axes
-    assert len(left.lines) == 2 * 3, "means and runs"
+    assert len(left.lines) == 2 * 4, "means and runs"
     assert [text.get_text() for text in left.figure.legends[0].get_texts()] == [
         "group lasso, proximal, λ = 0.1",
         "group lasso, proximal, λ = 0.2",
+        "L1 norm (Li et al.), fine tune at all rates",
         "lasso on weights, mask",
     ]
+    # What all runs have is told in the caption, or not at all.
+    longer = summary.assign(variant=summary["variant"] + "+sparse_epochs-16")
+    figure = plots.filter_variants(longer)
+    assert "sparse" not in "".join(text.get_text() for text in figure.legends[0].get_texts())
+    assert "16 epochs of training" in " ".join(figure.get_supxlabel().split())
     assert work.lines[0].get_xdata().tolist() == pytest.approx([50, 20])
-    assert work.lines[4].get_xdata().tolist() == [100, 100]
+    assert work.lines[6].get_xdata().tolist() == [100, 100]
     times = [
         {"method": "filter_lasso", "run_id": name, "device": device, "network": network}
         | {"latency_ms_1": 4.0 * share, "latency_ms_128": 8.0 * share}
@@ -757,7 +764,12 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
     assert [axes.get_title(loc="left") for axes in timed] == ["cpu", "", "gpu", ""]
     for axes, share in zip(timed, (50, 50, 75, 75), strict=True):
         assert axes.lines[0].get_xdata().tolist() == [share, share]
-        assert axes.lines[4].get_xdata().tolist() == pytest.approx([101, 101])
+        assert axes.lines[6].get_xdata().tolist() == pytest.approx([101, 101])
+    # What lies close together is enlarged where something else lies far below.
+    lower = summary.assign(test_accuracy=[90.0] * 7 + [50.0])
+    whole, _, near, _ = plots.filter_variants(lower).axes
+    assert near.get_title(loc="left") == "Close-up"
+    assert whole.get_ylim()[0] < 50 < 85 < near.get_ylim()[0] < 90 < near.get_ylim()[1]
     with pytest.raises(ConfigurationError, match="no run of filter_lasso"):
         plots.filter_variants(summary.assign(method="SNIP"))
 
@@ -800,13 +812,33 @@ def test_the_shipped_grid(tmp_path):
     jobs = plan.plan(shipped, tmp_path, notebooks)
     assert len(jobs) == 315
     assert "315 runs" in shipped.path.read_text()
-    # The quick form that its head tells: the second's values replace the first's.
-    quick = grid.overrides(re.findall(r"-p ([^\s;]+)", shipped.path.read_text()))
+    # The quick form that its head tells.
+    told = shipped.path.read_text().partition("The quick form")[2]
+    quick = grid.overrides(re.findall(r"-p (\S+)", told))
     jobs = plan.plan(shipped, tmp_path, notebooks, quick)
     assert [job.parameters["variant"] for job in jobs] == ["", "unstructured", "l1_filter"]
     assert {(job.parameters["dataset"], job.parameters["epochs"]) for job in jobs} == {
         ("digits", 1)
     }
+
+
+def test_the_study_on_digits_is_what_the_grid_tells(tmp_path):
+    """The committed runs are those of the commands in the grid's head."""
+    notebooks = {"filter_lasso": ROOT / "trials/filter_lasso/filter_lasso.ipynb"}
+    shipped = grid.find("filter_lasso", ROOT / "trials/grids", notebooks)
+    told = shipped.path.read_text().partition("The quick form")[0]
+    form, parts = [], []
+    for line in told.splitlines():
+        own = re.findall(r"-p ([^\s'\"]*(?:'[^']*')?)", line)
+        (form.extend if "FORM=" in line else parts.append)([one.replace("'", "") for one in own])
+    jobs = [
+        job
+        for own in filter(None, parts)
+        for job in plan.plan(shipped, tmp_path, notebooks, grid.overrides([*form, *own]))
+    ]
+    summary = collect(ROOT / "figures/results/filter_lasso").summary
+    assert len(jobs) == len(summary) == 108
+    assert {job.run_id for job in jobs} == set(summary["run_id"])
     for job in jobs:
         folder = carry_out(
             configure(job.method, **{**job.parameters, "device": "cpu"})

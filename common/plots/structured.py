@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -155,7 +156,7 @@ def published_filters(
     names = published["method"] + ": " + published["network"] + ", " + published["dataset"]
     others = published["pruned_acc"] - published["baseline_acc"]
     points = list(zip(names, published["removed"], others, strict=True))
-    for marker, (label, share, change) in zip("sov^DPX*", [*points, *own], strict=False):
+    for marker, (label, share, change) in zip(itertools.cycle("sov^DPX*<>dhp"), [*points, *own]):
         mine = (label, share, change) in own
         look = {"color": style.COLOURS["magnitude"] if mine else style.GREY, "markersize": 7}
         axes.plot(100 * share, change, marker, label=label, **look)
