@@ -164,7 +164,7 @@ def _select(
             break
     else:
         raise ValueError(f"cannot keep {keep} weights: fewer are left to choose from")
-    (threshold,) = _largest(torch.cat(values), missing - 1)
+    (threshold,) = _rank(torch.cat(values), missing)
     ties = []
     for (taken, inside), value in zip(parts, values, strict=True):
         better = inside.index_select(0, _places(value > threshold))
@@ -213,7 +213,7 @@ def _bracket(
     slack = 4 * math.sqrt(max(expected * (1 - k / total), 1)) + 4
     first, last = math.floor(expected - slack), math.ceil(expected + slack)
     lower = _count(sample > -math.inf) - expected
-    high, low = _largest(sample, max(first, 0), min(last, len(sample) - 1))
+    high, low = _rank(sample, max(first, 0) + 1, min(last + 1, len(sample)))
     # Where little goes, as in a round of many, all of that is ranked: one comparison less.
     if last >= len(sample) or lower <= expected / 16:
         low = -math.inf
@@ -258,9 +258,9 @@ def _like(tensor: Tensor, mask: Tensor) -> Tensor:
     return torch.empty_like(tensor, dtype=torch.bool).copy_(mask)
 
 
-def _largest(values: Tensor, *places: int) -> list[Tensor]:
-    """The values at these places, counted from 0 at the largest one."""
-    up = [len(values) - 1 - place for place in places]
+def _rank(values: Tensor, *ranks: int) -> list[Tensor]:
+    """The k-th largest for each k of `ranks`."""
+    up = [len(values) - k for k in ranks]
     if values.device.type == "cpu" and values.dtype != torch.bfloat16:
         # Several times quicker than torch's kthvalue and sort.
         parted = torch.from_numpy(np.partition(values.numpy(), up))
