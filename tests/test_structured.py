@@ -804,6 +804,14 @@ def test_published_points():
     assert points[3] == pytest.approx((80, 0.5))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0] == "L1 filter (Li 2017) pruned-A: VGG-16, CIFAR-10"
+    assert figure.axes[0].get_ylim()[0] > -1
+    # Those of one label are one line, and what fell far below is told, not shown.
+    several = [("ours", 0.9, -30.0), ("ours", 0.5, 0.1), ("other", 0.5, 0.2)]
+    figure = plots.published_filters(found, several)
+    assert figure.axes[0].lines[3].get_xdata().tolist() == [50, 90]
+    assert len(figure.axes[0].lines) == 3 + 2 + 1
+    assert figure.axes[0].get_ylim()[0] == -5
+    assert "more than 5 points" in " ".join(figure.get_supxlabel().split())
 
 
 def test_the_shipped_grid(tmp_path):
@@ -820,6 +828,14 @@ def test_the_shipped_grid(tmp_path):
     assert {(job.parameters["dataset"], job.parameters["epochs"]) for job in jobs} == {
         ("digits", 1)
     }
+    for job in jobs:
+        folder = carry_out(
+            configure(job.method, **{**job.parameters, "device": "cpu"})
+        ).experiment.folder
+        assert folder == job.folder
+    table = collect(tmp_path).summary
+    assert len(table) == 3
+    assert plots.filter_variants(table).axes[0].lines
 
 
 def test_the_study_on_digits_is_what_the_grid_tells(tmp_path):
@@ -839,11 +855,3 @@ def test_the_study_on_digits_is_what_the_grid_tells(tmp_path):
     summary = collect(ROOT / "figures/results/filter_lasso").summary
     assert len(jobs) == len(summary) == 108
     assert {job.run_id for job in jobs} == set(summary["run_id"])
-    for job in jobs:
-        folder = carry_out(
-            configure(job.method, **{**job.parameters, "device": "cpu"})
-        ).experiment.folder
-        assert folder == job.folder
-    table = collect(tmp_path).summary
-    assert len(table) == 3
-    assert plots.filter_variants(table).axes[0].lines

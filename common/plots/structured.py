@@ -31,6 +31,7 @@ TIMES = {
     "latency_ms_128": "Latency of 128 images (%)",
 }
 CLOSE_UP = 4.0  # points below the best that are enlarged
+WORST = 5.0  # points of accuracy lost that are still shown beside published changes
 # variant -> how it is drawn beside the others
 VARIANTS = {
     "": ("group lasso, proximal", style.COLOURS["magnitude"], "o"),
@@ -149,24 +150,36 @@ def published_filters(
 ) -> Figure:
     """Accuracy gained or lost against the share of parameters removed, as others report it
     (`common.structured.published`), each with its network and data set, and in our own runs:
-    (label, share removed, change in points). about: what the caption says of ours.
+    (label, share removed, change in points), those of one label joined by a line. about: what the
+    caption says of ours.
     """
-    figure = style.new_figure(3.4)
+    figure = style.new_figure(4.4)
     axes = figure.subplots()
     names = published["method"] + ": " + published["network"] + ", " + published["dataset"]
-    others = published["pruned_acc"] - published["baseline_acc"]
-    points = list(zip(names, published["removed"], others, strict=True))
-    for marker, (label, share, change) in zip(itertools.cycle("sov^DPX*<>dhp"), [*points, *own]):
-        mine = (label, share, change) in own
-        look = {"color": style.COLOURS["magnitude"] if mine else style.GREY, "markersize": 7}
-        axes.plot(100 * share, change, marker, label=label, **look)
+    changes = published["pruned_acc"] - published["baseline_acc"]
+    points = list(zip(names, published["removed"], changes, strict=True))
+    hues = [style.GREY] * len(points) + [*style.COLOURS.values()]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for label, share, change in [*points, *own]:
+        lines.setdefault(label, []).append((100 * share, change))
+    looks = zip(itertools.cycle("sovDPX*^<>dhp"), itertools.cycle(hues))
+    for (label, line), (marker, hue) in zip(lines.items(), looks, strict=False):
+        look = {"marker": marker, "color": hue, "markersize": 5}
+        if hue == style.GREY:
+            look |= {"linestyle": "none", "markersize": 8, "mec": style.INK, "zorder": 4}
+        axes.plot(*zip(*sorted(line), strict=True), label=label, **look)
+    shown = [point for line in lines.values() for point in line if point[1] >= -WORST]
     axes.axhline(0, **style.DENSE)
-    axes.set_xlim(0, 100)
-    axes.margins(y=0.25)
+    below = len(shown) < len(points) + len(own)
+    low, high = (pick(change for _, change in shown) for pick in (min, max))
+    axes.set_xlim(min(share for share, _ in shown) - 5, 100)
+    axes.set_ylim(-WORST if below else low - 0.3, high + 0.3)
     axes.set_xlabel("Parameters removed (%)")
     axes.set_ylabel("Change in accuracy (points)")
     style.legend_above(figure, axes.get_legend_handles_labels()[0])
-    style.write_caption(figure, "Grey: as published, of other networks and data sets.", about)
+    grey = "Grey: as published, of other networks and data sets."
+    cut = f"Losses of more than {WORST:g} points are below the axis." if below else ""
+    style.write_caption(figure, grey, about, cut)
     return figure
 
 
