@@ -207,11 +207,11 @@ class _Framed(nn.Module):
         self.dtype = environment.DTYPES[precision]
 
     def forward(self, images: Tensor) -> Tensor:
-        device, autocast = images.device.type, contextlib.nullcontext()
+        autocast = contextlib.nullcontext()
         if self.dtype is not torch.float32:
-            # A CUDA graph must not hold a cast weight from the cache, which gains nothing in a
-            # single forward pass anyway.
-            autocast = torch.autocast(device, self.dtype, cache_enabled=device != "cuda")
+            # A cache of cast weights is for weights that are used twice. It would hold them all
+            # through an evaluation, and must not get into a CUDA graph.
+            autocast = torch.autocast(images.device.type, self.dtype, cache_enabled=False)
         with autocast:
             logits = self.model(images)
         return logits.float()

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +17,11 @@ from torch.nn import functional as F
 
 from common import callbacks, datasets, environment, training
 from common.errors import ConfigurationError
+from common.models import build, initialise
 from common.protocols import PROTOCOLS
 from common.pruning import apply, prune
 from common.results import EPOCHS, checkpoint
+from common.seeding import generator
 from common.training import evaluate, train
 
 EPOCH_COUNT = 4
@@ -85,13 +92,15 @@ def plain_evaluation(model, data):
     return float(F.cross_entropy(logits, labels)), float(accuracy)
 
 
-def plain_training(model, masks, train_data, test_data, nesterov):
+def plain_training(model, masks, train_data, test_data, nesterov, rates=None):
     """The loop as everybody writes it; returns its rows of epochs.csv, timings aside."""
+    if rates is None:
+        rates = [HYPER.learning_rate_at(epoch) for epoch in range(EPOCH_COUNT)]  # to the last bit
     options = {"momentum": 0.9, "weight_decay": 1e-3, "nesterov": nesterov}
     optimizer = torch.optim.SGD(model.parameters(), lr=1, **options)
     rows = [(0, 0, None, None, *plain_evaluation(model, test_data))]
-    for epoch, rate in enumerate(RATES):
-        optimizer.param_groups[0]["lr"] = HYPER.learning_rate_at(epoch)  # to the last bit
+    for epoch, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
         losses, hits, count = 0.0, 0, 0
         model.train()
         for x, y in train_data:
@@ -382,6 +391,103 @@ def test_float16_on_a_gpu(loaders, pruned, digits):
     )
     assert history.rows[-1]["test_accuracy"] > 80
     assert not any(model.get_parameter(name)[~mask].any() for name, mask in masks.items())
+
+
+def test_reduced_precision_learns_as_well(digits):
+    """The fast arithmetic against the plain float32 loop with the same seeds: the 95 percent
+    confidence interval of the mean difference in test accuracy lies within 0.75 percentage points
+    of none (measured: -0.03 ± 0.19)."""
+    statistics = (digits.mean, digits.std)
+    hyper = dataclasses.replace(HYPER, epochs=3, milestones=(2,))
+    fast_ones, plain_ones = [], []
+    for seed in range(8):
+        train_data = Loader(*(digits.train_images, digits.train_labels, *statistics, 64), seed=seed)
+        test_data = Loader(digits.test_images, digits.test_labels, *statistics, 100)
+        model = build("small_vgg", (1, 8, 8), 10)
+        initialise(model, "kaiming_normal", "ones", generator(seed, "initial weights"))
+        other = copy.deepcopy(model)
+        model.to(memory_format=torch.channels_last)
+        masks = prune(model, "magnitude", 0.7)
+        apply(other, masks)
+        history = train(model, masks, train_data, test_data, hyper, 3, "bfloat16")
+        fast_ones.append(history.rows[-1]["test_accuracy"])
+        train_data.epoch = 0
+        rows = plain_training(other, masks, train_data, test_data, False, (0.1, 0.1, 0.01))
+        plain_ones.append(rows[-1][-1])
+    difference = torch.tensor(fast_ones) - torch.tensor(plain_ones)
+    mean = float(difference.mean())
+    half = 2.365 * float(difference.std()) / math.sqrt(8)  # Student's t, 7 degrees of freedom
+    assert abs(mean) + half < 0.75
+    assert difference.any()  # it was other arithmetic
+    assert min(plain_ones) > 90
+
+
+# Memory
+
+MEMORY = r"""
+import re, sys, dataclasses, torch
+from pathlib import Path
+from torch import nn
+from torch.nn import functional as F
+from common import training
+from common.datasets import Loader
+from common.protocols import PROTOCOLS
+from common.pruning import prune
+
+def peak():  # of this process alone
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+torch.set_num_threads(1)
+kind, precision = sys.argv[1:]
+hyper = dataclasses.replace(PROTOCOLS["quick"], learning_rate=0.01, weight_decay=1e-3)
+def loader():
+    images, half = torch.randint(256, (32, 8, 8, 1), dtype=torch.uint8), torch.tensor([0.5])
+    return Loader(images, torch.arange(32) % 10, half, half, 8, seed=0)
+def bare(model):
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-3)
+    for x, y in loader():
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(x)
+        F.cross_entropy(logits.float(), y).backward()
+        optimizer.step()
+def run(width):
+    sizes = [64, *7 * [width], 10]
+    layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])]
+    model = nn.Sequential(nn.Flatten(), *layers)
+    before = peak()
+    if kind == "bare":
+        bare(model)
+    else:
+        masks = {n: torch.rand(p.shape) < 0.5 for n, p in model.named_parameters() if p.dim() > 1}
+        if kind == "wasteful":
+            kept = [p.detach().clone() for p in model.parameters()]
+        training.train(model, masks, loader(), loader(), hyper, 1, precision)
+    return (peak() - before) / sum(p.numel() * p.element_size() for p in model.parameters())
+run(200)  # libraries are loaded by now
+print(run(1024))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_takes_no_more_memory_than_a_bare_one_and_the_masks(precision):
+    """Peaks above the model, in multiples of the float32 weights. A mask is a quarter."""
+
+    def peak(kind: str) -> float:
+        command = [sys.executable, "-c", MEMORY, kind, precision]
+        root = Path(__file__).resolve().parent.parent
+        # Large tensors go back to the system at once, so that what is measured is what they need.
+        environ = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+        done = subprocess.run(
+            command, cwd=root, env=environ, capture_output=True, text=True, check=True
+        )
+        return float(done.stdout)
+
+    bare, slack = peak("bare"), 0.1
+    assert bare > 2  # gradients and momentum
+    assert peak("ours") < bare + 0.25 + slack
+    assert peak("wasteful") > bare + 0.25 + slack  # a copy of the weights would be noticed
 
 
 # Onlookers
