@@ -29,6 +29,7 @@ from common.studies import (
     inversion_curves,
     inversion_tables,
     layer_collapse,
+    signal,
 )
 from common.studies.conservation import Kind
 from common.studies.layer_collapse import Line
@@ -332,6 +333,98 @@ def test_faults_are_reachable_from_the_inversion_study_alone():
     assert naming == own
     using = {n for n, text in texts.items() if re.search(r"import .*\binversion\b", text)}
     assert using == {f"common/studies/inversion_{name}.py" for name in ("curves", "tables")}
+
+
+# Where BatchNorm stops helping
+
+
+@pytest.fixture
+def one_convolution():
+    """1 x 1 weights 2 and -0.5 on the images' two channels, a third output without a weight."""
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 1, bias=False), torch.nn.BatchNorm2d(3), torch.nn.Flatten()
+    )
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([[2.0, 0], [0, -0.5], [0, 0]])[..., None, None])
+    return module
+
+
+# Both channels have mean 0; their variances are 1 and 9.
+IMAGES = torch.tensor([[[[1.0, -1]], [[3, -3]]], [[[-1, 1]], [[3, -3]]]])
+
+
+def test_variances_are_those_of_the_closed_form(one_convolution):
+    state = {name: t.clone() for name, t in one_convolution.state_dict().items()}
+    found, logits = signal.variances(one_convolution.eval(), IMAGES)
+    assert found["1"].tolist() == [4.0, 2.25, 0.0]
+    # What BatchNorm makes of them: variance / (variance + epsilon).
+    after = logits.unflatten(1, (3, 2)).transpose(0, 1).flatten(1).var(1, correction=0)
+    assert after.tolist() == pytest.approx([4 / (4 + 1e-5), 2.25 / (2.25 + 1e-5), 0], rel=1e-6)
+    assert not one_convolution.training
+    assert all(torch.equal(t, state[name]) for name, t in one_convolution.state_dict().items())
+    assert not one_convolution[1]._forward_pre_hooks
+
+
+def test_tiny_weights_fall_below_epsilon_and_the_output_with_them(one_convolution):
+    usual = signal.variances(one_convolution, IMAGES)[1].std()
+    with torch.no_grad():
+        one_convolution[0].weight.mul_(1e-4)
+    found, logits = signal.variances(one_convolution, IMAGES)
+    assert found["1"][:2].tolist() == pytest.approx([4e-8, 2.25e-8])
+    assert (found["1"] < one_convolution[1].eps).all()
+    assert logits.std() < 0.1 * usual
+    with signal.epsilon(one_convolution, signal.TINY):
+        _, logits = signal.variances(one_convolution, IMAGES)
+    assert float(logits.std()) == pytest.approx(float(usual), rel=1e-5)
+    assert one_convolution[1].eps == 1e-5
+
+
+def test_a_tiny_epsilon_and_rescaled_layers_are_the_same_function(tiny):
+    """In float32: a tiny epsilon is numerically sound."""
+    masks = inversion.inverted(tiny, "magnitude", 0.5).masks
+    norms = signal._norms(tiny, masks)
+    images = tiny.data.train_images[:32].permute(0, 3, 1, 2) / 255
+    with signal.epsilon(tiny.module, signal.TINY):
+        before, small = signal.variances(tiny.module, images)
+        signal.rescale(tiny.module, norms)
+        after, large = signal.variances(tiny.module, images)
+    assert all(after[name].mean() > 2 * before[name].mean() for name in after)
+    last = list(prunable(tiny.module))[-1]
+    factor = norms[last] / float(tiny.fresh().get_parameter(last).detach()[masks[last]].norm())
+    assert torch.allclose(small * factor, large, rtol=1e-3, atol=1e-3 * float(large.std()))
+
+
+@pytest.fixture(scope="module")
+def measured_signal(tmp_path_factory):
+    home = tmp_path_factory.mktemp("signal")
+    signal.measure_signal(home, ["magnitude", "SNIP"], [0.6, 0.98], [0], setting=TINY)
+    runs = [("magnitude", "inverted", 0.98, treatment) for treatment in signal.TREATMENTS]
+    signal.measure_training(
+        home, runs, [0], steps=4, records=2, test_images=50, batch_size=16, setting=TINY
+    )
+    return read(home / "signal.csv"), read(home / "signal_training.csv")
+
+
+def test_masks_of_the_signal_are_those_of_the_inversion_study(measured_signal, tiny):
+    rows, _ = measured_signal
+    for (method, procedure, sparsity), part in rows.groupby(["method", "procedure", "sparsity"]):
+        masks = inversion.PROCEDURES[procedure](tiny, method, sparsity).masks
+        kept = [int(mask.sum()) for mask in masks.values()]
+        assert [*part["kept"], part["output_kept"].iloc[0]] == kept
+
+
+def test_each_treatment_starts_from_the_same_mask(measured_signal):
+    _, training = measured_signal
+    assert training["epsilon"].tolist() == [1e-5] * 3 + [signal.TINY] * 3 + [1e-5] * 3
+    assert training.groupby("treatment")["step"].apply(list).tolist() == [[0, 2, 4]] * 3
+    assert np.isfinite(training["test_loss"]).all()
+
+
+def test_a_network_without_batchnorm_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="BatchNorm"):
+        signal.measure_signal(
+            tmp_path, ["magnitude"], [0.5], [0], setting=replace(TINY, model="lenet_300_100")
+        )
 
 
 # Committed tables and notebooks

@@ -125,7 +125,7 @@ def measure_training(
             size = batch_size or network.hyper.batch_size
             table.add(
                 {**fixed, **row}
-                for row in _train(network, outcome, steps, records, test_images, size)
+                for row in short_training(network, outcome.masks, steps, records, test_images, size)
             )
 
 
@@ -172,14 +172,11 @@ def _facts(
     }
 
 
-def _train(
-    network: Network,
-    outcome: inversion.Outcome,
-    steps: int,
-    records: int,
-    test_images: int,
-    batch_size: int,
+def short_training(
+    network: Network, masks: Masks, steps: int, records: int, test_images: int, batch_size: int
 ) -> Iterator[dict]:
+    """Train the network's module as it is, masked: a row of TRAINING per record (without the case,
+    the setting and the provenance), the first before any step."""
     data, hyper = network.data, network.hyper
     loader = datasets.Loader(
         data.train_images,
@@ -196,7 +193,7 @@ def _train(
     portion = steps // records
     precision = environment.resolve_precision(hyper.precision, network.device)
     history = training.train(
-        network.module, outcome.masks, Portions(loader, portion), test, hyper, records, precision
+        network.module, masks, Portions(loader, portion), test, hyper, records, precision
     )
     for row in history.rows:
         yield {
