@@ -9,7 +9,7 @@ collapse_densities(layers, summary), critical_compression(critical, summary), se
 unit_conservation(units, layers), layer_conservation(layers, slopes), layer_totals(layers)
 batchnorm_modes(pruned)
 procedures_by_layer(layers, outcomes, sparsity), inversion_rounds(table, layers)
-procedure_training(training, sparsity)                      the studies' tables
+procedure_training(training, sparsity), batchnorm_variances(signal)  the studies' tables
 filter_norms(filters), penalty(sparse), filters_left(shapes), cost_beside_mask(cost)
 filter_variants(summary), published_filters(published)      filter pruning
 ticket_levels(levels), kept_weights(initial, trained, masks)          a lottery ticket
@@ -38,6 +38,7 @@ from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.masks import mask_image
 from common.plots.runs import cost, results_table, training_curves
 from common.plots.scores import score_histograms
+from common.plots.signal import batchnorm_variances
 from common.plots.structured import (
     cost_beside_mask,
     filter_norms,
@@ -61,6 +62,7 @@ __all__ = [
     "ablations",
     "accuracy_by_ablation",
     "batchnorm_modes",
+    "batchnorm_variances",
     "beside_published",
     "collapse_densities",
     "concentration",

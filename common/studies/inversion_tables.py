@@ -173,10 +173,17 @@ def _facts(
 
 
 def short_training(
-    network: Network, masks: Masks, steps: int, records: int, test_images: int, batch_size: int
+    network: Network,
+    masks: Masks,
+    steps: int,
+    records: int,
+    test_images: int,
+    batch_size: int,
+    precision: str | None = None,
 ) -> Iterator[dict]:
     """Train the network's module as it is, masked: a row of TRAINING per record (without the case,
-    the setting and the provenance), the first before any step."""
+    the setting and the provenance), the first before any step. precision: None for the
+    protocol's."""
     data, hyper = network.data, network.hyper
     loader = datasets.Loader(
         data.train_images,
@@ -191,7 +198,7 @@ def short_training(
         data.test_images[:test_images], data.test_labels[:test_images], data.mean, data.std, 500
     )
     portion = steps // records
-    precision = environment.resolve_precision(hyper.precision, network.device)
+    precision = environment.resolve_precision(precision or hyper.precision, network.device)
     history = training.train(
         network.module, masks, Portions(loader, portion), test, hyper, records, precision
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -44,7 +45,7 @@ RUNS: tuple[tuple[str, str, float, str], ...] = (
     *(("magnitude", "inverted", 0.98, treatment) for treatment in TREATMENTS),
     ("magnitude", "unmodified", 0.98, "none"),
     *(("magnitude", "inverted", 0.9, treatment) for treatment in ("none", "epsilon")),
-    *(("SNIP", "inverted", 0.98, treatment) for treatment in ("none", "epsilon")),
+    ("SNIP", "inverted", 0.98, "epsilon"),
 )
 
 UNIT = (*CASE, "model")
@@ -146,14 +147,14 @@ def measure_training(
     runs: Sequence[tuple[str, str, float, str]],
     seeds: Sequence[int],
     *,
-    steps: int = 400,
-    records: int = 8,
+    steps: int = 300,
+    records: int = 6,
     test_images: int = 1000,
     batch_size: int = 64,
     setting: Setting = FRANKLE2021,
 ) -> None:
     """`steps` steps of training of every (method, procedure, sparsity, treatment) from the same
-    weights, at the protocol's first learning rate, recorded `records` times on the first
+    weights, in float32, at the protocol's first learning rate, recorded `records` times on the first
     `test_images` test images, into signal_training.csv."""
     table = Table(folder / "signal_training.csv", SIGNAL_TRAINING, (*UNIT, "treatment"))
     for seed, (method, procedure, sparsity, treatment) in itertools.product(seeds, runs):
@@ -171,8 +172,23 @@ def measure_training(
             rescale(module, _norms(network, masks))
         with epsilon(module, value):
             fixed = {**case, "treatment": treatment, "epsilon": value, **setting.columns()}
-            rows = short_training(network, masks, steps, records, test_images, batch_size)
+            counts = (steps, records, test_images, batch_size)
+            rows = short_training(network, masks, *counts, precision="float32")
             table.add([{**fixed, **row} for row in rows])
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """signal.csv, a row per mask: BatchNorm layers, those whose (median) variance is below epsilon,
+    weights of the last layer, layers without a weight, and the logits' standard deviation."""
+    marked = table.assign(below=table["variance"] < table["epsilon"])
+    return marked.groupby(["model", *CASE], sort=False, as_index=False).agg(
+        layers=("layer", "size"),
+        layers_below=("below", "sum"),
+        output_kept=("output_kept", "first"),
+        layers_collapsed=("layers_collapsed", "first"),
+        logits_std=("logits_std", "first"),
+        logits_std_tiny_epsilon=("logits_std_tiny_epsilon", "first"),
+    )
 
 
 def _masks(
