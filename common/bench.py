@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import capture, environment, models, protocols, results, training
+from common import capture, environment, models, protocols, results, steps, training
 from common.datasets import Loader
 from common.errors import unknown
 from common.experiment import PRECISIONS, check_device
@@ -132,14 +132,14 @@ def measurements(
     labels = torch.randint(CLASSES, (count,), generator=stream).to(device)
 
     ours = _suite(model, images, labels, size, precision)
-    steps = f"{size.steps} training steps"
-    yield steps, ours, f"bare loop, {precision}", _bare(model, images, labels, size, precision)
+    told = f"{size.steps} training steps"
+    yield told, ours, f"bare loop, {precision}", _bare(model, images, labels, size, precision)
     if precision != "float32":
-        yield steps, ours, "bare loop, float32", _bare(model, images, labels, size, "float32")
-    if (graphs := training.graphs_for(device, precision)) is not None:
+        yield told, ours, "bare loop, float32", _bare(model, images, labels, size, "float32")
+    if (graphs := steps.graphs_for(device, precision)) is not None:
         replayed = _whole_steps(model, images, labels, size, precision, graphs)
         eager = _whole_steps(model, images, labels, size, precision)
-        yield f"{steps}, a CUDA graph replayed", replayed, "the same, kernel by kernel", eager
+        yield f"{told}, a CUDA graph replayed", replayed, "the same, kernel by kernel", eager
 
     x = torch.randn(SCORING_IMAGES, *size.shape, generator=stream).to(device)
     batch = x, torch.randint(CLASSES, (SCORING_IMAGES,), generator=stream).to(device)
@@ -215,9 +215,9 @@ def _whole_steps(
     fused = True if images.is_cuda else None
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=fused)
     pairs = [(network.get_parameter(name), mask) for name, mask in masks.items()]
-    step = training.whole_step(network, optimizer, pairs, precision)
+    step = steps.whole_step(network, optimizer, pairs, precision)
     if graphs is not None:
-        step = training.captured_step(step, network, optimizer, graphs)
+        step = steps.captured_step(step, network, optimizer, graphs)
 
     def epoch() -> None:
         for x, y in _loader(images, labels, size):

@@ -13,7 +13,7 @@ from test_training import EPOCH_COUNT, HYPER, Interrupted, assert_same_state, pl
 from torch import nn
 from torchbearer.callbacks import Callback
 
-from common import callbacks, capture, datasets, training
+from common import callbacks, capture, datasets, steps
 from common.training import train
 
 digits, loaders, pruned = test_training.digits, test_training.loaders, test_training.pruned
@@ -72,9 +72,9 @@ def stand_in(monkeypatch):
             made.append(kind(model, optimizer))
             return original(step, model, optimizer, made[-1])
 
-        original = training.captured_step
-        monkeypatch.setattr(training, "graphs_for", lambda device, precision: "there are some")
-        monkeypatch.setattr(training, "captured_step", captured_step)
+        original = steps.captured_step
+        monkeypatch.setattr(steps, "graphs_for", lambda device, precision: "there are some")
+        monkeypatch.setattr(steps, "captured_step", captured_step)
         monkeypatch.setattr(capture, "FEWEST_STEPS", 1)
         return made
 
@@ -246,9 +246,9 @@ def test_a_training_that_has_diverged_goes_on(loaders, pruned, stand_in):
 
 def test_where_steps_are_captured(loaders, pruned, stand_in, monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert training.graphs_for(cpu, "float32") is None
+    assert steps.graphs_for(cpu, "float32") is None
     # The scaler decides in Python whether a step is taken.
-    assert training.graphs_for(gpu, "float16") is None
+    assert steps.graphs_for(gpu, "float16") is None
     made = stand_in()
     monkeypatch.setattr(capture, "FEWEST_STEPS", 11)
     train(*pruned(), *loaders(), HYPER, 2, "float32")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import callbacks, datasets, environment, training
+from common import callbacks, datasets, environment, steps
 from common.errors import ConfigurationError
 from common.models import build, initialise
 from common.protocols import PROTOCOLS
@@ -332,7 +332,7 @@ def test_bfloat16_ends_close_to_float32(loaders, pruned):
 
 def on_the_cpu(model, hyper, precision, whole=False):
     """The optimizer of float16 training with a gradient scaler that works here."""
-    optimizer = training._ScaledSGD(
+    optimizer = steps.ScaledSGD(
         model.parameters(), lr=1, momentum=hyper.momentum, weight_decay=hyper.weight_decay
     )
     optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
@@ -344,7 +344,7 @@ def test_scaled_gradients_make_the_same_steps(loaders, pruned, checkpoints, monk
     """Scaling by a power of two and back is exact."""
     plain, masks = pruned()
     train(plain, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
-    monkeypatch.setattr(training, "_optimizer", on_the_cpu)
+    monkeypatch.setattr(steps, "make_optimizer", on_the_cpu)
     model, masks = pruned()
     train_data, test_data = loaders()
     train_data.breaks_at = (2, 1)
