@@ -444,6 +444,79 @@ def source(study):
     return ROOT / "trials" / study / f"{study}.ipynb"
 
 
+def quoted_of_the_signal():
+    """The sentences of the notebook that quote the tables, made from the tables."""
+    home = COMMITTED / "inversion"
+    of_all = signal.summary(read(home / "signal.csv"))
+    of_all = of_all[of_all["procedure"] == "inverted"]
+
+    def below(model, sparsity, column="layers_below"):
+        chosen = (of_all["model"] == model) & (of_all["sparsity"] == sparsity)
+        values = of_all.loc[chosen & (of_all["method"] == "magnitude"), column]
+        return sorted({values.min(), values.max()})
+
+    assert below("resnet20", 0.6) == [0]
+    low, high = below("resnet20", 0.9)
+    assert below("resnet20", 0.98) == [21]
+    yield f"in none of the 21 layers at 60 percent removed, in {low} to {high} at 90 and in all"
+    counts = [one for sparsity in (0.6, 0.9, 0.98) for one in below("vgg16", sparsity)]
+    yield "In VGG-16 it is {}, {} and {} of 13 layers".format(*counts)
+    yield f"deviation is {below('resnet20', 0.98, 'logits_std')[-1]:.0e} at most"
+    yield f"the logits are down to {below('vgg16', 0.98, 'logits_std')[-1]:.0e}"
+    alone = [below(m, 0.98, "logits_std_tiny_epsilon") for m in ("resnet20", "vgg16")]
+    yield f"they are at {min(min(a) for a in alone):.0e} to {max(max(a) for a in alone):.0e}"
+    rows = read(home / "signal.csv")
+    grasp = rows[(rows["method"] == "grasp") & (rows["procedure"] == "inverted")]
+    yield f"the variance is {grasp.loc[grasp['variance'] > 0, 'variance'].min():.1g} or more"
+    snip = of_all[(of_all["model"] == "resnet20") & (of_all["method"] == "SNIP")]
+    cut = snip[snip["sparsity"] >= 0.9]
+    assert len(cut) == 6
+    assert (cut[["output_kept", "logits_std", "logits_std_tiny_epsilon"]] == 0).all(axis=None)
+    treated = read(home / "signal_training.csv")
+    last = treated[treated["step"] == treated["step"].max()]
+    last = last.set_index(["method", "procedure", "sparsity", "treatment"]).sort_index()
+    yield f"One seed, {last['step'].iloc[0]} steps in float32"
+    inverted = last.loc[("magnitude", "inverted", 0.98)]
+    right = inverted["train_accuracy"].map("{:.1f}".format)
+    yield f"chance: {right['none']} percent of the images"
+    yield f"a loss of {inverted.loc['none', 'train_loss']:.3f} where"
+    yield f"learn, up to {right['epsilon']} percent, and rescaled up to {right['rescaled']}."
+    reached = last.loc[("magnitude", "unmodified", 0.98, "none"), "train_accuracy"]
+    yield f"Magnitude itself is at {reached:.1f} by then"
+    curve = treated[(treated["treatment"] == "epsilon") & (treated["method"] == "magnitude")]
+    curve = curve[curve["sparsity"] == 0.98].set_index("step")["test_accuracy"]
+    yield f"from {curve[250]:.1f} percent after 250 steps to {curve[300]:.1f} after 300"
+    less = last.loc[("magnitude", "inverted", 0.9), "train_accuracy"]
+    yield f"{less['none']:.1f} percent as it is, {less['epsilon']:.1f} with"
+    mask = rows[(rows["model"] == "resnet20") & (rows["seed"] == 0) & (rows["sparsity"] == 0.98)]
+    mask = mask[(mask["method"] == "magnitude") & (mask["procedure"] == "inverted")].iloc[0]
+    yield f"leaves {mask['kept']} weights in the first layer and {mask['output_kept']} in the last"
+    silent = treated[(treated["sparsity"] == 0.98) & (treated["procedure"] == "inverted")]
+    losses = silent.pivot(index="step", columns=["method", "treatment"], values="train_loss")
+    assert np.allclose(losses["magnitude", "none"], losses["SNIP", "epsilon"], 1e-6, 0, True)
+
+
+def test_the_notebook_quotes_the_tables_of_the_signal():
+    cells = nbformat.read(source("inversion"), as_version=4).cells
+    text = " ".join(" ".join(c.source.split()) for c in cells if c.cell_type == "markdown")
+    assert [quote for quote in quoted_of_the_signal() if quote not in text] == []
+
+
+def test_committed_variances_hold_together():
+    rows = read(COMMITTED / "inversion" / "signal.csv")
+    assert (rows["channels_empty"] <= rows["channels_below"]).all()
+    assert (rows["channels_below"] <= rows["channels"]).all()
+    majority = 2 * rows["channels_below"] > rows["channels"]
+    assert majority[rows["variance"] >= rows["epsilon"]].sum() == 0
+    assert (
+        rows.loc[rows["kept"] == 0, "channels_empty"] == rows["channels"][rows["kept"] == 0]
+    ).all()
+    units = rows.groupby(list(signal.UNIT))["layer"].nunique()
+    assert sorted(units.unique()) == [13, 21]
+    for version in {*rows["code_version"]}:
+        assert re.fullmatch("[0-9a-f]{12}", version)
+
+
 def execute(study, tmp_path, **parameters):
     out = tmp_path / "out.ipynb"
     papermill.execute_notebook(
@@ -478,7 +551,10 @@ def test_notebook_draws_the_committed_tables(study, tmp_path):
         ("conservation", {"exponents": [1.0]}),
         (
             "inversion",
-            {"steps": 12, "sweep_step": 3.0, "rounds_dataset": "digits"},
+            {
+                **{"steps": 12, "sweep_step": 3.0, "rounds_dataset": "digits"},
+                **{"signal_networks": [["small_vgg", "seed"]], "signal_steps": 12},
+            },
         ),
     ],
 )

@@ -32,7 +32,7 @@ def batchnorm_variances(table: pd.DataFrame) -> Figure:
     methods = [name for name in METHODS if name in set(table["method"])]
     sparsities = sorted(table["sparsity"].unique())
     shares = dict(zip(sparsities, np.linspace(0.35, 1, len(sparsities)), strict=True))
-    figure = style.new_figure(1.2 + 2.9 * len(models))
+    figure = style.new_figure(1.3 + 2.1 * len(models))
     grid = figure.subplots(len(models), len(methods), squeeze=False, sharex="row", sharey=True)
     values = table["variance"]
     for line, model in zip(grid, models, strict=True):
@@ -46,14 +46,16 @@ def batchnorm_variances(table: pd.DataFrame) -> Figure:
                 median = here.groupby("layer")["variance"].median().reindex(names)
                 hue = style.lighter(style.colour(method), shares[sparsity])
                 _draw(axes, median, hue, DASHES[procedure][1], (place + 0.5) / len(lines))
-            axes.axhline(part["epsilon"].iloc[0], **EPSILON)
-            style.name_layers(axes, [name.removesuffix(".norm") for name in names])
+            axes.axhline(table["epsilon"].iloc[0], **EPSILON)
             axes.set_title(
                 f"{style.method_label(method)}, {MODELS.get(model, model)}",
                 color=style.colour(method),
                 weight="bold",
             )
+            axes.xaxis.set_major_locator(FixedLocator(range(1, len(names) + 1, 4)))
         line[0].set_ylabel("Variance of inputs")
+    for axes in grid[-1]:
+        axes.set_xlabel("BatchNorm layer, input to output")
     handles = [
         Line2D(
             [], [], color=style.lighter(style.INK, shares[s]), label=f"{style.percent(s)} removed"
@@ -68,9 +70,10 @@ def batchnorm_variances(table: pd.DataFrame) -> Figure:
     one = table["seed"].nunique() == 1
     style.write_caption(
         figure,
-        made_from(table),
+        *(made_from(table[table["model"] == model]) for model in models),
         f"Before training, in train mode and float32, {table['images'].iloc[0]} training images. "
-        f"Median over a layer's channels{'' if one else ', and of these over the seeds'}. "
+        f"Median over a layer's channels{'' if one else ', and of these over the seeds'}; "
+        "zero: most of its channels receive nothing. "
         f"Code {', '.join(sorted(table['code_version'].unique()))}.",
     )
     return figure
@@ -93,7 +96,7 @@ def _decades(axes: Axes, low: float, high: float) -> None:
 
 
 def _draw(axes: Axes, values: pd.Series, hue: tuple, dashes: str, place: float) -> None:
-    x = np.arange(len(values))
+    x = np.arange(1, len(values) + 1)
     axes.plot(x, values.where(values > 0), color=hue, ls=dashes, marker="o", ms=2, lw=1.2)
     dead = x[(values == 0).to_numpy()]
     cross = style.COLLAPSED | {"color": hue, "markersize": 3.5, "mew": 1}

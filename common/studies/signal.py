@@ -154,8 +154,8 @@ def measure_training(
     setting: Setting = FRANKLE2021,
 ) -> None:
     """`steps` steps of training of every (method, procedure, sparsity, treatment) from the same
-    weights, in float32, at the protocol's first learning rate, recorded `records` times on the first
-    `test_images` test images, into signal_training.csv."""
+    weights, in float32 and at the protocol's first learning rate, recorded `records` times on the
+    first `test_images` test images, into signal_training.csv."""
     table = Table(folder / "signal_training.csv", SIGNAL_TRAINING, (*UNIT, "treatment"))
     for seed, (method, procedure, sparsity, treatment) in itertools.product(seeds, runs):
         case = {"method": method, "procedure": procedure, "sparsity": sparsity, "seed": seed}
