@@ -1,0 +1,256 @@
+"""What the repository shows comes from its tables: figures, notebooks, the README's numbers."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from common import plots
+from common.collected import collect
+from common.errors import ConfigurationError
+from common.sweep import publish
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = ROOT / "figures"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TABLES = sorted(FIGURES.glob("results/*/*.csv"))
+# A number, and where it stands: <!-- table; query; column -->, below figures/; the column may have
+# min, max or mean before it.
+QUOTED = re.compile(r"([+−-]?\d[\d,]*(?:\.\d+)?)(?: percent| points)?<!-- (.+?) -->", re.DOTALL)
+
+
+def published() -> dict:
+    """The parameters with which figures/rendered.ipynb was made."""
+    cells = nbformat.read(FIGURES / "rendered.ipynb", as_version=4).cells
+    injected = [c for c in cells if "injected-parameters" in c.metadata.get("tags", [])]
+    values = {}
+    exec(injected[0].source, values)
+    return values
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"), dtype=int)
+
+
+def texts(svg: str) -> list[str]:
+    return sorted(re.findall(r"<!-- (.*?) -->", svg, re.DOTALL))
+
+
+def drawn_by(svg: str) -> str:
+    return re.search(r"Matplotlib v([\d.]+)", svg)[1]
+
+
+@pytest.mark.slow
+def test_publishing_the_committed_tables_again_changes_nothing(tmp_path):
+    home, (grid, source) = tmp_path / "home", (published()["grid"], published()["reference"])
+    shutil.copytree(FIGURES, home / "figures")
+    shutil.copy(ROOT / "README.md", home)
+    for drawn in [
+        *home.glob("figures/*.png"),
+        *home.glob("figures/*.svg"),
+        *home.glob("figures/*.csv"),
+    ]:
+        drawn.unlink()
+    publish.publish(FIGURES / "results" / grid, source, Console(quiet=True), home)
+    assert (home / "README.md").read_text(encoding="utf-8") == README
+    again, before = home / "figures", FIGURES
+    names = [sorted(p.name for p in folder.glob("*.*")) for folder in (before, again)]
+    assert names[0] == names[1]
+    assert len([name for name in names[0] if name.endswith(".svg")]) >= 10
+    for path in [*before.glob("*.csv"), *before.glob(f"results/{grid}/*.csv")]:
+        assert path.read_text() == (again / path.relative_to(before)).read_text(), path.name
+    for path in before.glob("*.svg"):
+        ours, theirs = path.read_text(), (again / path.name).read_text()
+        # Another matplotlib may place things a little differently, but says and draws the same.
+        assert texts(ours) == texts(theirs), path.name
+        assert ours.count("clip-path") == theirs.count("clip-path"), path.name
+        if drawn_by(ours) == drawn_by(theirs):
+            assert ours == theirs, path.name
+            picture = path.with_suffix(".png").name
+            assert np.abs(pixels(before / picture) - pixels(again / picture)).max() <= 2, picture
+    told = [
+        [
+            "".join(output.get("data", {}).get("text/html", ""))
+            for cell in nbformat.read(folder / "rendered.ipynb", as_version=4).cells
+            for output in cell.get("outputs", [])
+        ]
+        for folder in (before, again)
+    ]
+    assert told[0] == told[1]
+
+
+def test_every_result_is_of_a_known_state_of_the_code():
+    shallow = subprocess.run(
+        ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True
+    )
+    folders = set()
+    for path in TABLES:
+        table = pd.read_csv(path, dtype=str)
+        if "code_version" not in table:
+            continue
+        folders.add(path.parent)
+        for version in table["code_version"].unique():
+            assert re.fullmatch(r"[0-9a-f]{12}", version), f"{path}: {version}"
+            if shallow.stdout.strip() == "false":
+                known = ["git", "merge-base", "--is-ancestor", version, "HEAD"]
+                done = subprocess.run(known, cwd=ROOT, capture_output=True, text=True)
+                assert done.returncode == 0, f"{path}: {version}: {done.stderr}"
+    assert folders == {path.parent for path in TABLES}
+
+
+def test_the_readme_shows_the_tables_of_what_is_published():
+    summary = collect(FIGURES / "results" / published()["grid"]).summary
+    tables = publish.readme_tables(summary, published()["reference"])
+    assert publish.with_tables(README, tables) == README
+    assert set(re.findall(r"<!-- table: (\w+) -->", README)) == tables.keys()
+
+
+def looked_up(reference: str) -> float:
+    name, query, column = (part.strip() for part in reference.split(";"))
+    table = pd.read_csv(FIGURES / f"{name}.csv")
+    rows = table.query(query)
+    how, _, which = column.partition(" ")
+    if how not in ("min", "max", "mean"):
+        how, which = "", column
+    assert len(rows) == 1 or (how and len(rows)), f"{len(rows)} rows: {reference}"
+    values = rows[which].astype(str).str.extract(r"^([+-]?[\d.]+(?:e[+-]?\d+)?)")[0].astype(float)
+    return float(values.agg(how) if how else values.iloc[0])
+
+
+def findings() -> str:
+    """The parts of the README that say what came out."""
+    top = README.partition("\n## ")[0]
+    return top + README.partition("## What we found")[2].partition("\n## ")[0]
+
+
+def test_every_number_that_the_readme_quotes_is_in_its_table():
+    quoted = QUOTED.findall(findings())
+    assert len(quoted) >= 10
+    for number, reference in quoted:
+        said = number.replace(",", "").replace("−", "-")
+        decimals = len(said.partition(".")[2])
+        cell = looked_up(reference)
+        assert float(said) == pytest.approx(round(cell, decimals), abs=1e-9), (
+            f"{number}: {reference}"
+        )
+
+
+def test_no_result_is_quoted_without_its_table():
+    text = re.sub(r"<!-- table: (\w+) -->.*?<!-- /table -->", "", findings(), flags=re.DOTALL)
+    text = QUOTED.sub("", text)
+    text = re.sub(r"\]\([^)]*\)|`[^`]*`|arXiv [\d.]+", "", text)  # addresses, code, papers
+    assert not re.findall(r"[+−-]?\d+\.\d+|\d+ percent|\d+ points", text)
+
+
+def row(**changes):
+    plain = {"method": "SNIP", "variant": "", "ablation": "none", "dataset": "digits"}
+    plain |= {"model": "small_vgg", "protocol": "quick", "epochs": 1, "seed": 0, "sparsity": 0.9}
+    plain |= {"run_id": "a", "code_version": "0123456789ab", "test_accuracy": 50.0}
+    return plain | changes
+
+
+@pytest.mark.parametrize("version", ["unknown", "0123456789ab+", ""])
+def test_results_of_uncommitted_code_are_not_published(version):
+    with pytest.raises(ConfigurationError, match="is not a commit"):
+        publish.check(pd.DataFrame([row(), row(seed=1, code_version=version)]))
+
+
+def test_results_of_several_settings_are_not_published_together():
+    with pytest.raises(ConfigurationError, match="one setting at a time"):
+        publish.check(pd.DataFrame([row(), row(epochs=2)]))
+    publish.check(pd.DataFrame([row(), row(seed=1)]))
+
+
+def test_the_run_that_is_shown_is_plain_and_nearest_to_90_percent():
+    runs = pd.DataFrame(
+        [
+            row(sparsity=0.98, run_id="sparser"),
+            row(sparsity=0.9, run_id="inverted", ablation="invert"),
+            row(sparsity=0.9, run_id="other form", variant="iterative"),
+            row(sparsity=0.9, run_id="second", seed=1),
+            row(sparsity=0.9, run_id="first"),
+            row(method="grasp", sparsity=0.6, run_id="only"),
+            row(method="prospr", ablation="shuffle", run_id="never"),
+        ]
+    )
+    assert publish.representatives(runs) == {"SNIP": "first", "grasp": "only"}
+
+
+def test_a_published_notebook_says_nothing_of_its_machine(tmp_path):
+    notebook = nbformat.v4.new_notebook(
+        metadata={"papermill": {"input_path": "/somewhere"}, "widgets": {"state": {}}}
+    )
+    cell = nbformat.v4.new_code_cell(
+        'seed = 3\ndata_dir = None\nresults_dir = "/somewhere"\nepochs = 2'
+    )
+    cell.metadata = {"tags": ["injected-parameters"], "papermill": {}, "execution": {}}
+    plain = nbformat.v4.new_code_cell("data_dir = 1", metadata={"tags": [], "execution": {}})
+    notebook.cells = [cell, plain]
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    cleaned = publish.cleaned(tmp_path / "a.ipynb")
+    assert cleaned.cells[0].source == "seed = 3\nepochs = 2"
+    assert cleaned.cells[0].metadata == {"tags": ["injected-parameters"]}
+    assert (cleaned.cells[1].source, cleaned.cells[1].metadata) == ("data_dir = 1", {})
+    assert set(cleaned.metadata) == {"language_info"}
+    assert "/somewhere" not in json.dumps(cleaned)
+
+
+def test_a_table_takes_its_place_in_the_readme():
+    table = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    before = "Above\n<!-- table: one -->\nold\n<!-- /table -->\nbelow"
+    after = publish.with_tables(before, {"one": table})
+    rows = "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |\n"
+    assert after == f"Above\n<!-- table: one -->\n{rows}<!-- /table -->\nbelow"
+    assert publish.with_tables(after, {"one": table}) == after
+    with pytest.raises(ConfigurationError, match="no table is called one"):
+        publish.with_tables(before, {"two": table})
+
+
+def test_effects_are_differences_to_the_unmodified_method():
+    runs = pd.DataFrame(
+        [
+            row(test_accuracy=80.0),
+            row(test_accuracy=82.0, seed=1),
+            row(test_accuracy=79.5, ablation="shuffle"),
+            row(test_accuracy=10.0, ablation="invert", sparsity=0.5),  # nothing to compare with
+            row(sparsity=0.0, test_accuracy=90.0),
+        ]
+    )
+    effects = plots.ablation_effects(runs)
+    assert effects.loc[("SNIP", "mask shuffled"), "90%"] == "-1.50"
+    assert (effects == "").sum().sum() == effects.size - 1
+
+
+def test_published_accuracies_are_compared_where_both_have_one():
+    ours = [row(test_accuracy=80.0), row(test_accuracy=82.0, seed=1), row(sparsity=0.5)]
+    ours = pd.DataFrame([*ours, row(method="random", test_accuracy=60.0)])
+    uniform = row(method="random", variant="uniform", test_accuracy=61.0)
+    theirs = pd.DataFrame([row(test_accuracy=85.5), uniform])
+    theirs = theirs.assign(source="mge2024", replicates=[3, None])
+    rows = plots.beside_published(ours, theirs).to_dict("records")
+    schedule = "1 epochs, theirs 160"
+    assert [list(row.values()) for row in rows] == [
+        ["Random", "unmodified", "90%", "60.00", "61.00", "-1.00", 1, schedule],
+        [
+            "SNIP",
+            "unmodified",
+            "90%",
+            "81.00",
+            "85.50",
+            "-4.50",
+            2,
+            f"{schedule}; 2 runs, theirs 3",
+        ],
+    ]
+    alike = plots.beside_published(ours.assign(epochs=160), theirs)
+    assert list(alike["likely reason"]) == ["", "2 runs, theirs 3"]
+    with pytest.raises(ConfigurationError, match="choose one source"):
+        plots.beside_published(ours, pd.concat([theirs, theirs.assign(source="wang2020")]))
