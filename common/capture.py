@@ -1,7 +1,7 @@
 """The training step as a CUDA graph: one launch a batch, where Python launches kernel after kernel.
 
 After torch's notes on CUDA graphs: steps on a side stream warm up, the capture is on that stream,
-autocast keeps no cache (see `training`), inputs and results stay in one place. It has not run on a
+autocast keeps no cache (see `steps`), inputs and results stay in one place. It has not run on a
 GPU yet: everything but `CudaGraphs` is tested on a CPU, with a stand-in for the graph.
 """
 

@@ -59,7 +59,13 @@ def captured_step(
             if isinstance(value, Tensor)
         ]
         weights = [weight.detach() for weight in model.parameters()]
-        return {"weights": weights, "momentum": momentum, "statistics": list(model.buffers())}
+        # Apart: beside a count of batches the change of a running mean would hardly be seen.
+        statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
+        return {
+            **{"weights": weights, "momentum": momentum},
+            **{"statistics": statistics, "counters": counters},
+        }
 
     def rates() -> list[float]:
         return [group["lr"] for group in optimizer.param_groups]

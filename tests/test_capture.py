@@ -9,11 +9,19 @@ import warnings
 import pytest
 import test_training
 import torch
-from test_training import EPOCH_COUNT, HYPER, Interrupted, assert_same_state, plain_training, values
+from test_training import (
+    EPOCH_COUNT,
+    HYPER,
+    Interrupted,
+    assert_same_state,
+    plain_training,
+    trained_on_a_gpu,
+    values,
+)
 from torch import nn
 from torchbearer.callbacks import Callback
 
-from common import callbacks, capture, datasets, steps
+from common import callbacks, capture, steps
 from common.training import train
 
 digits, loaders, pruned = test_training.digits, test_training.loaders, test_training.pruned
@@ -262,7 +270,7 @@ def test_where_steps_are_captured(loaders, pruned, stand_in, monkeypatch):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_on_a_gpu(pruned, digits, monkeypatch, precision):
     monkeypatch.setattr(capture, "FEWEST_STEPS", 1)
-    data, recorded = digits.to("cuda"), []
+    recorded = []
     original = capture.CudaGraphs.record
 
     def record(self, function):
@@ -271,24 +279,9 @@ def test_on_a_gpu(pruned, digits, monkeypatch, precision):
 
     monkeypatch.setattr(capture.CudaGraphs, "record", record)
 
-    def trained(captured):
-        model, masks = pruned()
-        model.cuda()
-        masks = {name: mask.cuda() for name, mask in masks.items()}
-        statistics = (data.mean, data.std)
-        history = train(
-            *(model, masks),
-            datasets.Loader(data.train_images, data.train_labels, *statistics, 64, seed=0),
-            datasets.Loader(data.test_images, data.test_labels, *statistics, 100),
-            *(HYPER, EPOCH_COUNT, precision),
-            captured=captured,
-        )
-        assert not any(model.get_parameter(name)[~mask].any() for name, mask in masks.items())
-        return history.rows[-1]
-
-    eager = trained(False)
+    eager = trained_on_a_gpu(pruned, digits, precision, captured=False)
     assert recorded == []
-    replayed = trained(True)
+    replayed = trained_on_a_gpu(pruned, digits, precision)
     assert len(recorded) == RATE_CHANGES
     assert replayed["train_loss"] == pytest.approx(eager["train_loss"], rel=0.1)
     assert replayed["test_accuracy"] == pytest.approx(eager["test_accuracy"], abs=3)

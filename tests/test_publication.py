@@ -252,5 +252,8 @@ def test_published_accuracies_are_compared_where_both_have_one():
     ]
     alike = plots.beside_published(ours.assign(epochs=160), theirs)
     assert list(alike["likely reason"]) == ["", "2 runs, theirs 3"]
+    elsewhere = theirs.assign(sparsity=0.123)
+    assert plots.beside_published(ours, elsewhere).empty
+    assert plots.beside_published(ours, elsewhere.iloc[:0]).empty
     with pytest.raises(ConfigurationError, match="choose one source"):
         plots.beside_published(ours, pd.concat([theirs, theirs.assign(source="wang2020")]))

@@ -377,7 +377,12 @@ def test_a_step_whose_gradients_overflow_is_left_out():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 is scaled on CUDA devices")
-def test_float16_on_a_gpu(loaders, pruned, digits):
+def test_float16_on_a_gpu(pruned, digits):
+    assert trained_on_a_gpu(pruned, digits, "float16")["test_accuracy"] > 80
+
+
+def trained_on_a_gpu(pruned, digits, precision, captured=True):
+    """The last epoch's row; what was pruned has stayed so."""
     data = digits.to("cuda")
     model, masks = pruned()
     model.cuda()
@@ -387,10 +392,11 @@ def test_float16_on_a_gpu(loaders, pruned, digits):
         *(model, masks),
         datasets.Loader(data.train_images, data.train_labels, *statistics, 64, seed=0),
         datasets.Loader(data.test_images, data.test_labels, *statistics, 100),
-        *(HYPER, EPOCH_COUNT, "float16"),
+        *(HYPER, EPOCH_COUNT, precision),
+        captured=captured,
     )
-    assert history.rows[-1]["test_accuracy"] > 80
     assert not any(model.get_parameter(name)[~mask].any() for name, mask in masks.items())
+    return history.rows[-1]
 
 
 def test_reduced_precision_learns_as_well(digits):

@@ -111,9 +111,7 @@ def _parts(
     summary: pd.DataFrame, statistic: str, reference: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The summary's (pruned, dense) runs, checked, and against the reference too."""
-    tables.check_statistic(statistic)
-    runs = tables.prepared(summary, ["dataset", "model", statistic])
-    tables.one_network(runs)
+    runs = tables.one_statistic(summary, statistic)
     if reference is not None and len(reference):
         single_source(reference)
         tables.one_network(pd.concat([runs, reference]))

@@ -23,9 +23,7 @@ def ablation_effects(summary: pd.DataFrame, statistic: str = "test_accuracy") ->
     rows = {}
     for method in tables.methods(runs):
         means = {
-            ablation: tables.curve(tables.of(runs, method, ablation), statistic).set_index(
-                "sparsity"
-            )["mean"]
+            ablation: tables.of(runs, method, ablation).groupby("sparsity")[statistic].mean()
             for ablation in tables.ablations(tables.of(runs, method))
         }
         plain = means.pop("none", None)
@@ -54,14 +52,12 @@ def beside_published(
     here = ours.groupby(keys)[statistic].agg(["mean", "count"])
     theirs = reference.assign(sparsity=reference["sparsity"].round(9)).set_index(keys)
     both = here.join(theirs[["test_accuracy", "replicates"]], how="inner").reset_index()
-    order = [
-        (*method, ablation)
+    ordered = [
+        tables.of(both, method, ablation).sort_values("sparsity")
         for method in tables.methods(both)
         for ablation in tables.ablations(tables.of(both, method))
     ]
-    place = {key: number for number, key in enumerate(order)}
-    both["place"] = [place[row] for row in zip(*(both[k] for k in keys[:3]), strict=True)]
-    both = both.sort_values(["place", "sparsity"])
+    both = pd.concat(ordered) if ordered else both
     return pd.DataFrame(
         {
             "method": [
@@ -81,7 +77,7 @@ def beside_published(
 def _reasons(both: pd.DataFrame, epochs: Sequence[int], source: Source | None) -> list[str]:
     """For every row of both: other schedules, other numbers of runs."""
     ours = " or ".join(map(str, sorted(epochs)))
-    schedule = source.epochs is not None and list(epochs) != [source.epochs]
+    schedule = source and source.epochs is not None and list(epochs) != [source.epochs]
     found = []
     for count, replicates in zip(both["count"], both["replicates"], strict=True):
         reasons = [f"{ours} epochs, theirs {source.epochs}"] if schedule else []
