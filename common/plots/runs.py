@@ -103,7 +103,11 @@ def cost(summary: pd.DataFrame) -> Figure:
             axes.set_xlim(0, 1.08 * runs[column].max())
     axes.set_yticks(range(len(groups)), [name for name, _, _ in groups])
     axes.set_ylim(len(groups) - 0.4, -0.6)
-    style.write_caption(figure, tables.described(runs) + ".", "Dots: runs; bar: their median.")
+    style.write_caption(
+        figure,
+        tables.described(runs) + ".",
+        "Dots: runs; bar: their median. Other work on the machine shows in them.",
+    )
     return figure
 
 

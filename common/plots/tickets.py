@@ -164,7 +164,9 @@ def tickets_compared(
     if title:
         figure.axes[0].set_title(title, loc="left", weight="bold")
     style.legend_above(figure, handles)
-    style.write_caption(figure, *_captions(points))
+    iterations = "Iterations from the rewinding point to the lowest test loss."
+    bands = shown[by].nunique() <= BANDS
+    style.write_caption(figure, *_captions(points, bands), iterations)
     return figure
 
 
@@ -283,11 +285,12 @@ def _handle(look: Sequence) -> Line2D:
     return Line2D([], [], label=look[0], **_look(look))
 
 
-def _captions(points: pd.DataFrame) -> tuple[str, str]:
+def _captions(points: pd.DataFrame, bands: bool = True) -> tuple[str, str]:
+    """Where the runs come from, and what shows their spread: bands, or else dots."""
     runs = points.drop_duplicates("run_id")
     rewound = ", ".join(sorted(points["rewind_epoch"].unique()))
     return (
         f"{tables.described(runs)}; rewound to epoch {rewound}.",
-        "Lines: mean over seeds; bands: from the lowest to the highest; dots: runs. Iterations "
-        "from the rewinding point to the lowest test loss.",
+        "Lines: mean over seeds; "
+        + ("bands: from the lowest to the highest." if bands else "dots: runs."),
     )
