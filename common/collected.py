@@ -104,6 +104,23 @@ def write_collected(collected: Collected, folder: Path) -> None:
         )
 
 
+def together(new: Collected, old: Collected) -> Collected:
+    """The runs of both, in order; one that both have is as in `new`."""
+    three = {name: _both(getattr(new, name), getattr(old, name)) for name in TABLES}
+    more = {
+        name: _both(new.more.get(name), old.more.get(name)) for name in {**new.more, **old.more}
+    }
+    return Collected(**three, left_out=new.left_out, more=more)
+
+
+def _both(new: pd.DataFrame | None, old: pd.DataFrame | None) -> pd.DataFrame:
+    if new is None or old is None:
+        return old if new is None else new
+    runs, again = (pd.MultiIndex.from_frame(table[list(RUN)]) for table in (old, new))
+    kept = old[~runs.isin(again)]
+    return pd.concat([kept, new]).sort_values(list(RUN), kind="stable", ignore_index=True)
+
+
 def _read_runs(folders: Iterable[Path], left_out: list[tuple[Path, str]]) -> list[_Run]:
     runs = []
     for folder in folders:

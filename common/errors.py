@@ -1,4 +1,4 @@
-"""The one kind of error that bad input raises, before any work starts."""
+"""The errors that end a command with one line: bad input, a notebook that fails."""
 
 from __future__ import annotations
 
@@ -19,3 +19,7 @@ def unknown(name: str, value: object, choices: Iterable[str]) -> ConfigurationEr
     return ConfigurationError(
         f"{name}={value!r} is not known{hint}; choose from: {', '.join(choices)}"
     )
+
+
+class NotebookError(RuntimeError):
+    """A notebook that was executed for what it shows failed."""

@@ -14,9 +14,10 @@ from PIL import Image
 from rich.console import Console
 
 from common import plots
-from common.collected import collect
+from common.collected import Collected, collect, write_collected
 from common.errors import ConfigurationError
 from common.sweep import publish
+from trials.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
@@ -163,10 +164,13 @@ def test_results_of_uncommitted_code_are_not_published(version):
         publish.check(pd.DataFrame([row(), row(seed=1, code_version=version)]))
 
 
-def test_results_of_several_settings_are_not_published_together():
+def test_results_of_several_settings_are_not_published_together(tmp_path):
+    runs = collect(FIGURES / "results" / published()["grid"])
+    runs.summary.loc[0, "epochs"] += 1
+    write_collected(runs, tmp_path)
     with pytest.raises(ConfigurationError, match="one setting at a time"):
-        publish.check(pd.DataFrame([row(), row(epochs=2)]))
-    publish.check(pd.DataFrame([row(), row(seed=1)]))
+        publish.publish(tmp_path, None, Console(quiet=True), tmp_path / "home")
+    assert not (tmp_path / "home").exists()
 
 
 def test_the_run_that_is_shown_is_plain_and_nearest_to_90_percent():
@@ -201,6 +205,79 @@ def test_a_published_notebook_says_nothing_of_its_machine(tmp_path):
     assert (cleaned.cells[1].source, cleaned.cells[1].metadata) == ("data_dir = 1", {})
     assert set(cleaned.metadata) == {"language_info"}
     assert "/somewhere" not in json.dumps(cleaned)
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    def with_code(code):
+        cells = [nbformat.v4.new_code_cell(code)]
+        kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python"}}
+        path = tmp_path / "study.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+        return path
+
+    return with_code
+
+
+def test_a_rendered_study_is_its_source_executed(notebook):
+    path = notebook("print(6 * 7)")
+    assert main(["render", str(path)]) == 0
+    (cell,) = nbformat.read(path.with_name("rendered.ipynb"), as_version=4).cells
+    assert (cell.source, cell.outputs[0].text) == ("print(6 * 7)", "42\n")
+    assert not nbformat.read(path, as_version=4).cells[0].outputs
+
+
+def test_a_study_that_fails_leaves_the_earlier_copy(notebook, capsys):
+    path = notebook("raise ValueError('no such table')")
+    path.with_name("rendered.ipynb").write_text("earlier")
+    assert main(["render", str(path)]) == 1
+    assert "study.ipynb failed: ValueError: no such table" in capsys.readouterr().err
+    assert path.with_name("rendered.ipynb").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("name", ["rendered.ipynb", "missing.ipynb", "study.py"])
+def test_only_source_notebooks_are_rendered(name, tmp_path, capsys):
+    if name != "missing.ipynb":
+        (tmp_path / name).write_text("{}")
+    assert main(["render", str(tmp_path / name)]) == 2
+    assert f"{name} is not a source notebook" in capsys.readouterr().err
+
+
+def test_a_grid_published_beside_another_keeps_earlier_runs_and_the_figures(tmp_path):
+    def part(name, shift=0.0):
+        """A grid's folder with two of the committed runs in it."""
+        runs = collect(FIGURES / "results" / published()["grid"])
+        chosen = runs.summary.query("method == @name")["run_id"].iloc[:2]
+        tables = {}
+        for table in ("summary", "epochs", "layers"):
+            whole = getattr(runs, table)
+            part = whole[(whole["method"] == name) & whole["run_id"].isin(chosen)]
+            tables[table] = part.reset_index(drop=True)
+        tables["summary"]["test_accuracy"] += shift
+        root = tmp_path / f"{name}{shift}" / "grid"
+        write_collected(Collected(**tables), root)
+        return root, tables["summary"]
+
+    home = tmp_path / "home"
+    console = Console(quiet=True)
+    first, random = part("random")
+    second, _ = part("SNIP")
+    changed, shifted = part("SNIP", shift=1.0)
+    for root in (first, second, changed):
+        publish.publish_beside(root, console, home)
+    found = collect(home / "figures" / "results" / "grid")
+    expected = pd.concat([shifted, random], ignore_index=True)
+    pd.testing.assert_frame_equal(found.summary, expected)
+    for table in (found.epochs, found.layers):
+        assert set(table["run_id"]) == set(expected["run_id"])
+        assert not table.duplicated().any()
+    assert not (home / "README.md").exists()
+    assert [path.name for path in (home / "figures").iterdir()] == ["results"]
+
+
+def test_published_curves_are_for_the_figures(capsys):
+    assert main(["publish", "cpu", "--beside", "--reference", "mge2024"]) == 2
+    assert "--reference: the figures are not drawn with --beside" in capsys.readouterr().err
 
 
 def test_a_table_takes_its_place_in_the_readme():

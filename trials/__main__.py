@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, NotebookError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except NotebookError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -81,7 +84,21 @@ def publish(options: argparse.Namespace, console: Console) -> int:
     """Make a grid's results those that the repository shows."""
     from common.sweep import publish
 
-    publish.publish(_root(options), options.reference, console)
+    if options.beside and options.reference:
+        raise ConfigurationError("--reference: the figures are not drawn with --beside")
+    if options.beside:
+        publish.publish_beside(_root(options), console)
+    else:
+        publish.publish(_root(options), options.reference, console)
+    return 0
+
+
+def render(options: argparse.Namespace, console: Console) -> int:
+    """Execute notebooks as they stand, each into a rendered.ipynb beside it."""
+    from common.sweep import publish
+
+    for notebook in options.notebooks:
+        console.print(str(publish.render(notebook)), soft_wrap=True)
     return 0
 
 
@@ -191,6 +208,16 @@ def _parser() -> argparse.ArgumentParser:
     add("figures", figures, "draw a grid's figures")
     showing = add("publish", publish, "make a grid's results those that the repository shows")
     showing.add_argument("--reference", metavar="SOURCE", help="published curves to lay behind")
+    showing.add_argument(
+        "--beside",
+        action="store_true",
+        help="its tables and notebooks alone; the figures go on showing another grid",
+    )
+    rendering = commands.add_parser(
+        "render", help="execute notebooks, into rendered.ipynb", description=render.__doc__
+    )
+    rendering.set_defaults(command=render)
+    rendering.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     add("list", listing, "methods, variants, protocols, grids", grid=False)
     machine = add("doctor", doctor, "what this machine has", grid=False)
     machine.add_argument("--data-dir", metavar="DIR", help="where to look for data")

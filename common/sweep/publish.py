@@ -1,8 +1,9 @@
-"""Makes a grid's results what readers see: its tables, its figures and its notebooks, committed.
+"""Makes results what readers see: tables, figures and notebooks, committed.
 
 Everything is written below one repository: figures/results/<grid>/ (the collected tables),
 figures/ (rendered.ipynb, PNG, SVG, tables), trials/<method>/rendered.ipynb (a run of the
-grid) and the README's tables, between `<!-- table: name -->` and `<!-- /table -->`.
+grid) and the README's tables, between `<!-- table: name -->` and `<!-- /table -->`. One grid has
+the figures and the README's tables; others lie beside it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -19,10 +21,11 @@ from rich.console import Console
 
 from common import collected, plots, reference
 from common.environment import ROOT
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, NotebookError
 from common.files import write_atomically
 from common.sweep.execute import run_notebook
 
+RENDERED = "rendered.ipynb"
 SHOWN = 0.9  # the sparsity whose run is the method's rendered notebook, or the nearest to it
 # Parameters that say where something was on the machine, not what was done.
 _PLACES = ("data_dir", "results_dir", "output_dir")
@@ -34,30 +37,53 @@ def publish(root: Path, source: str | None, console: Console, home: Path = ROOT)
 
     home: the repository that is written. Raises ConfigurationError, before anything is written, if
     no run is finished, a run's code version is unknown or had uncommitted changes, runs are of
-    several settings, or the source is unknown; RuntimeError if the figures' notebook fails.
+    several settings, or the source is unknown; NotebookError if the figures' notebook fails.
     """
-    found = collected.collect(root)
-    check(found.summary)
+    found = _collect(root, console)
+    if len(parts := plots.settings(found.summary)) > 1:
+        raise ConfigurationError(f"publish: one setting at a time, not {', '.join(parts)}")
     readme = home / "README.md"
     text = with_tables(readme.read_text(encoding="utf-8"), readme_tables(found.summary, source))
-    for folder, reason in found.left_out:
-        console.print(f"left out: {folder}: {reason}", soft_wrap=True, markup=False)
     results = home / "figures" / "results" / root.name
-    results.mkdir(parents=True, exist_ok=True)
     collected.write_collected(found, results)
     _figures(home / "figures", root.name, source)
-    for method, run_id in representatives(found.summary).items():
-        notebook = root / method / run_id / "notebook.ipynb"
-        if notebook.is_file():
-            write(cleaned(notebook), home / "trials" / method / "rendered.ipynb")
+    _notebooks(root, found.summary, home)
     write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
-    console.print(f"{len(found.summary)} runs published; look at what git says has changed")
+    _done(len(found.summary), console)
+
+
+def publish_beside(root: Path, console: Console, home: Path = ROOT) -> None:
+    """Publish the grid in `root` beside the one that the figures show: tables and notebooks alone.
+
+    Runs that are in the committed tables and not in `root` stay there; of a run in both, that of
+    `root` does. Raises ConfigurationError, before anything is written, as `publish` does, but
+    several settings are allowed.
+    """
+    found = _collect(root, console)
+    results = home / "figures" / "results" / root.name
+    if (results / "summary.csv").is_file():
+        found = collected.together(found, collected.collect(results))
+    collected.write_collected(found, results)
+    _notebooks(root, found.summary, home)
+    _done(len(found.summary), console)
+
+
+def render(notebook: Path) -> Path:
+    """Execute a notebook as it stands; the copy lies beside it as rendered.ipynb, and is returned.
+
+    Raises ConfigurationError for what is not a source notebook, NotebookError if a cell fails; then
+    an earlier copy is left as it was.
+    """
+    if notebook.suffix != ".ipynb" or notebook.name == RENDERED or not notebook.is_file():
+        raise ConfigurationError(f"render: {notebook} is not a source notebook")
+    with tempfile.TemporaryDirectory() as scratch:
+        executed = _executed(notebook, Path(scratch, RENDERED), {})
+        write(executed, notebook.with_name(RENDERED))
+    return notebook.with_name(RENDERED)
 
 
 def check(summary: pd.DataFrame) -> None:
-    """Raises ConfigurationError unless all runs are of one setting and of committed code."""
-    if len(parts := plots.settings(summary)) > 1:
-        raise ConfigurationError(f"publish: one setting at a time, not {', '.join(parts)}")
+    """Raises ConfigurationError unless all runs are of committed code."""
     for version in summary["code_version"].unique():
         if not re.fullmatch(r"[0-9a-f]{7,40}", version):
             raise ConfigurationError(
@@ -118,24 +144,49 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     write_atomically(path, lambda temporary: nbformat.write(notebook, temporary))
 
 
+def _collect(root: Path, console: Console) -> collected.Collected:
+    """The grid's runs, which may be shown; says what was left out and why."""
+    found = collected.collect(root)
+    check(found.summary)
+    for folder, reason in found.left_out:
+        console.print(f"left out: {folder}: {reason}", soft_wrap=True, markup=False)
+    return found
+
+
+def _notebooks(root: Path, summary: pd.DataFrame, home: Path) -> None:
+    for method, run_id in representatives(summary).items():
+        notebook = root / method / run_id / "notebook.ipynb"
+        if notebook.is_file():
+            write(cleaned(notebook), home / "trials" / method / RENDERED)
+
+
+def _done(runs: int, console: Console) -> None:
+    console.print(f"{runs} runs published; look at what git says has changed")
+
+
 def _figures(folder: Path, grid: str, source: str | None) -> None:
     """Draw the committed tables' figures. The files in `folder` itself are the notebook's: those
     that it draws no more go."""
     with tempfile.TemporaryDirectory() as scratch:
-        output, executed = Path(scratch, "output"), Path(scratch, "rendered.ipynb")
+        output = Path(scratch, "output")
         parameters = {
             "grid": grid,
             "results_dir": str(folder / "results"),
             "output_dir": str(output),
             "reference": source,
         }
-        mark = f"{executed} {os.getpid()}"
-        failed = run_notebook(folder / "figures.ipynb", executed, parameters, mark=mark)
-        if failed:
-            raise RuntimeError(f"figures.ipynb failed: {failed.error}")
+        executed = _executed(folder / "figures.ipynb", Path(scratch, RENDERED), parameters)
         for stale in folder.glob("*.*"):
             if stale.suffix in (".png", ".svg", ".csv"):
                 stale.unlink()
         for drawn in output.iterdir():
             shutil.copy(drawn, folder / drawn.name)
-        write(cleaned(executed), folder / "rendered.ipynb")
+        write(executed, folder / RENDERED)
+
+
+def _executed(notebook: Path, output: Path, parameters: Mapping) -> nbformat.NotebookNode:
+    """The notebook, executed and cleaned; NotebookError if a cell fails."""
+    failed = run_notebook(notebook, output, parameters, mark=f"{output} {os.getpid()}")
+    if failed:
+        raise NotebookError(f"{notebook.name} failed: {failed.error}")
+    return cleaned(output)
