@@ -227,6 +227,18 @@ def test_a_rendered_study_is_its_source_executed(notebook):
     assert not nbformat.read(path, as_version=4).cells[0].outputs
 
 
+def test_a_rendered_notebook_has_the_parameters_of_the_command(notebook):
+    path = notebook("seed = 0")
+    assert main(["render", str(path), "-p", "seed=3", "-p", "dataset=cifar10"]) == 0
+    injected = nbformat.read(path.with_name("rendered.ipynb"), as_version=4).cells[0]
+    assert injected.source == '# Parameters\nseed = 3\ndataset = "cifar10"'
+
+
+def test_a_notebook_is_rendered_with_one_value_of_a_parameter(notebook, capsys):
+    assert main(["render", str(notebook("")), "-p", "seed=3,4"]) == 2
+    assert "-p seed: a notebook is executed with one value" in capsys.readouterr().err
+
+
 def test_a_study_that_fails_leaves_the_earlier_copy(notebook, capsys):
     path = notebook("raise ValueError('no such table')")
     path.with_name("rendered.ipynb").write_text("earlier")

@@ -94,11 +94,15 @@ def publish(options: argparse.Namespace, console: Console) -> int:
 
 
 def render(options: argparse.Namespace, console: Console) -> int:
-    """Execute notebooks as they stand, each into a rendered.ipynb beside it."""
-    from common.sweep import publish
+    """Execute notebooks, each into a rendered.ipynb beside it."""
+    from common.sweep import grid, publish
 
+    given = grid.overrides(options.parameters)
+    if several := [name for name, values in given.items() if len(values) > 1]:
+        raise ConfigurationError(f"-p {several[0]}: a notebook is executed with one value")
+    parameters = {name: value for name, (value,) in given.items()}
     for notebook in options.notebooks:
-        console.print(str(publish.render(notebook)), soft_wrap=True)
+        console.print(str(publish.render(notebook, parameters)), soft_wrap=True)
     return 0
 
 
@@ -169,14 +173,16 @@ def _parser() -> argparse.ArgumentParser:
             )
         return one
 
-    def add_parameters(one: argparse.ArgumentParser) -> None:
+    several = "a parameter, or the method, of every run; a,b or [a, b]: each run with all"
+
+    def add_parameters(one: argparse.ArgumentParser, help: str = several) -> None:
         one.add_argument(
             *("-p", "--parameter"),
             dest="parameters",
             action="append",
             default=[],
             metavar="name=value",
-            help="a parameter, or the method, of every run; a,b or [a, b]: each run with all",
+            help=help,
         )
 
     batch = add("run", run, "do the runs of a grid that are not done")
@@ -217,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         "render", help="execute notebooks, into rendered.ipynb", description=render.__doc__
     )
     rendering.set_defaults(command=render)
+    add_parameters(rendering, "a parameter of the notebook")
     rendering.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     add("list", listing, "methods, variants, protocols, grids", grid=False)
     machine = add("doctor", doctor, "what this machine has", grid=False)

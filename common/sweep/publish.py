@@ -68,16 +68,16 @@ def publish_beside(root: Path, console: Console, home: Path = ROOT) -> None:
     _done(len(found.summary), console)
 
 
-def render(notebook: Path) -> Path:
-    """Execute a notebook as it stands; the copy lies beside it as rendered.ipynb, and is returned.
+def render(notebook: Path, parameters: Mapping[str, object]) -> Path:
+    """Execute a notebook; the copy lies beside it as rendered.ipynb, and is returned.
 
-    Raises ConfigurationError for what is not a source notebook, NotebookError if a cell fails; then
-    an earlier copy is left as it was.
+    parameters: those that are not as the notebook has them. Raises ConfigurationError for what is
+    not a source notebook, NotebookError if a cell fails; then an earlier copy is left as it was.
     """
     if notebook.suffix != ".ipynb" or notebook.name == RENDERED or not notebook.is_file():
         raise ConfigurationError(f"render: {notebook} is not a source notebook")
     with tempfile.TemporaryDirectory() as scratch:
-        executed = _executed(notebook, Path(scratch, RENDERED), {})
+        executed = _executed(notebook, Path(scratch, RENDERED), parameters)
         write(executed, notebook.with_name(RENDERED))
     return notebook.with_name(RENDERED)
 
