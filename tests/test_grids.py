@@ -159,6 +159,16 @@ def test_the_shipped_grids(tmp_path: Path, name: str, number: int) -> None:
     assert not list(tmp_path.iterdir()), "planning touches nothing"
 
 
+@pytest.mark.parametrize(("name", "number", "epochs"), [("cpu", 58, 4), ("grasp_epochs", 2, 12)])
+def test_the_grids_for_a_cpu(tmp_path: Path, name: str, number: int, epochs: int) -> None:
+    jobs = plan.plan(grid.find(name, GRIDS, METHODS), tmp_path, NOTEBOOKS)
+    assert len(jobs) == number
+    assert f"{number} runs" in (GRIDS / f"{name}.yaml").read_text()
+    fixed = {"protocol": "frankle2021", "dataset": "cifar10", "model": "resnet20"}
+    fixed |= {"epochs": epochs, "seed": 0}
+    assert all(fixed.items() <= job.parameters.items() for job in jobs)
+
+
 def test_frankle_and_tanaka_sparsities() -> None:
     def sparsities(name: str) -> list[float]:
         return sorted({run["sparsity"] for _, run in grid.find(name, GRIDS, METHODS).runs()})
