@@ -12,7 +12,7 @@ from common.sweep import claims, grid, plan
 from common.sweep.estimate import Estimate, in_words
 from common.sweep.job import Job
 
-METHODS = ["random", "magnitude", "SNIP", "grasp", "synflow"]
+METHODS = ["random", "magnitude", "SNIP", "grasp", "synflow", "ntk_sap", "prospr"]
 GRIDS = Path(__file__).parents[1] / "trials" / "grids"
 NOTEBOOKS = {method: Path(f"{method}.ipynb") for method in METHODS}
 HEAD = "title: A title\ndescription: What it is.\n"
