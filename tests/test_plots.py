@@ -75,6 +75,10 @@ def titles(figure):
     return [axes.get_title() or axes.get_title(loc="left") for axes in figure.axes]
 
 
+def left_titles(figure):
+    return [axes.get_title(loc="left") for axes in figure.axes]
+
+
 def panel(figure, title):
     return figure.axes[titles(figure).index(title)]
 
@@ -91,7 +95,7 @@ def test_lines_of_accuracy_are_means_over_seeds_at_the_weights_remaining():
             rows = summary[(summary["method"] == method) & (summary["ablation"] == ablation)]
             means = [rows[rows["sparsity"] == s]["test_accuracy"].mean() for s in (0.5, 0.9)]
             assert has_line(panel(figure, title), [50, 10], means)
-    together = plots.methods_together(summary, "invert")
+    together = plots.methods_together(summary, ["invert"])
     assert has_line(together.axes[0], [50, 10], [10, 10])
 
 
@@ -108,6 +112,34 @@ def test_every_run_lies_within_the_limits_and_axes_are_labelled():
         assert right < 0.1
     assert full[0].get_ylabel() == "Test accuracy, best epoch (%)"
     assert "Weights remaining (%)" in {axes.get_xlabel() for axes in figure.axes}
+
+
+def test_methods_with_an_ablation_have_a_panel_and_random_pruning_a_line_in_each():
+    ablated = made_up(["SNIP", "synflow"])[0]
+    plain = made_up(["random", "ntk_sap"], ("none",), dense=False)[0]
+    plain["test_accuracy"] = 33.0
+    figure = plots.accuracy_by_ablation(pd.concat([ablated, plain], ignore_index=True))
+    assert [title for title in titles(figure) if title] == ["SNIP", "SynFlow"]
+    for title in ("SNIP", "SynFlow"):
+        assert has_line(panel(figure, title), [50, 10], [33, 33])
+    assert "random pruning" in legend(figure)
+    assert "33 runs" in caption(figure), "27 of the two, 6 of random pruning"
+    alone = plots.accuracy_by_ablation(plain)
+    assert [title for title in titles(alone) if title] == ["Random", "NTK-SAP"]
+
+
+def test_random_pruning_stands_beside_the_ablations_of_others():
+    runs = pd.concat([made_up(["SNIP"])[0], made_up(["random"], ("none",), dense=False)[0]])
+    figure = plots.methods_together(runs.reset_index(drop=True), ["invert"])
+    assert legend(figure)[:2] == ["Random, unmodified", "SNIP"]
+    whole = made_up(["SNIP", "random"])[0]
+    figure = plots.methods_together(whole, ["none", "invert"])
+    assert legend(figure)[:2] == ["Random", "SNIP"]
+    for title, ablation in (("unmodified", "none"), ("scores inverted", "invert")):
+        for method in ("SNIP", "random"):
+            rows = whole[(whole["method"] == method) & (whole["ablation"] == ablation)]
+            means = rows[rows["sparsity"] > 0].groupby("sparsity")["test_accuracy"].mean()
+            assert has_line(figure.axes[left_titles(figure).index(title)], [50, 10], means)
 
 
 @pytest.mark.parametrize(("dataset", "chance"), [("cifar10", 10), ("cifar100", 1)])
@@ -273,7 +305,7 @@ def test_unknown_names_list_the_choices():
     with pytest.raises(ConfigurationError, match="best_test_accuracy"):
         plots.results_table(summary, statistic="accuracy")
     with pytest.raises(ConfigurationError, match=r"ablation='shuffle'.*none, invert"):
-        plots.methods_together(summary, "shuffle")
+        plots.methods_together(summary, ["none", "shuffle"])
     with pytest.raises(ConfigurationError, match="tanaka2020, "):
         reference.curves("tanaka", "cifar10", "vgg16")
 
@@ -392,7 +424,11 @@ def test_reference_curves_are_grey_named_cautioned_and_of_one_source():
     assert not has_line(panel(figure, "GraSP"), x, y)
     assert "student reproduction (comp6258)" in legend(figure)
     assert "its SynFlow points are dense networks" in caption(figure)
-    mixed = pd.concat([theirs, reference.curves("tanaka2020", "cifar10", "vgg16")])
+    tanaka = reference.curves("tanaka2020", "cifar10", "vgg16")
+    without = plots.methods_together(summary, ["invert"], tanaka)  # they show no inversion
+    assert "Tanaka et al. 2020" not in legend(without)
+    assert "Grey" not in caption(without)
+    mixed = pd.concat([theirs, tanaka])
     for draw in (plots.accuracy_by_ablation, plots.methods_together):
         with pytest.raises(ConfigurationError, match="comp6258 and tanaka2020"):
             draw(summary, reference=mixed)

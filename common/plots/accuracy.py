@@ -7,6 +7,9 @@ vertical axis of the first panels holds all of 0 to 100 percent; a close-up show
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,9 +22,15 @@ from common.plots import style, tables
 from common.reference import single_source
 
 COLUMNS = 5  # panels side by side
-CLOSE_UP = 15.0  # percentage points below the best that a close-up shows at most
+CLOSE_UP = 25.0  # percentage points below the best that a close-up shows at most
 CROWD = 8  # points on a line from which its markers are small
 DOTS = 5  # runs per point up to which each is drawn
+
+YARDSTICK = ("random", "")  # unmodified, it stands beside every other method
+YARDSTICK_LOOK = {
+    **{"color": style.colour("random"), "marker": style.marker("random")},
+    **{"linestyle": "-", "linewidth": 1.0, "zorder": 2.5},
+}
 
 Panels = list[tuple[Axes, Axes]]  # (all of 0 to 100, close-up)
 
@@ -32,61 +41,77 @@ def accuracy_by_ablation(
     reference: pd.DataFrame | None = None,
     statistic: str = "test_accuracy",
 ) -> Figure:
-    """Accuracy against weights remaining: a panel per method and its close-up, a line per ablation.
+    """Accuracy against weights remaining: a panel per method and its close-up, a line per ablation,
+    and in all of them unmodified random pruning.
 
-    summary: finished runs of one data set and model (contract columns); reference: rows of one
-    source (`common.reference.curves`), drawn in grey in the panel of their method; statistic:
+    summary: finished runs of one data set and model (contract columns), of which methods without an
+    ablation have a panel only if none has one; reference: rows of one source
+    (`common.reference.curves`), drawn in grey in the panel of their method; statistic:
     `test_accuracy` or `best_test_accuracy`. Lines are means over runs, bands run from the lowest to
     the highest, runs with a collapsed layer are crossed. Runs of sparsity 0 are the dense network.
     Raises ConfigurationError for an empty summary, several networks or sources, a reference for
     another network, or an unknown statistic.
     """
-    pruned, dense = _parts(summary, statistic, reference)
-    methods = tables.methods(pruned) or [("dense", "")]
-    figure, panels = _panels(len(methods))
-    for pair, method in zip(panels, methods, strict=True):
+    pruned, dense, theirs = _parts(summary, statistic, reference)
+    shown = _ablated(pruned) or tables.methods(pruned) or [("dense", "")]
+    yardstick = _yardstick(pruned)
+    drawn = pruned[_among(pruned, shown) | pruned.index.isin(yardstick.index)]
+    theirs = theirs[_among(theirs, shown)]
+    figure, panels = _panels(len(shown))
+    for pair, method in zip(panels, shown, strict=True):
         pair[0].set_title(style.method_label(*method), color=style.colour(method[0]), weight="bold")
-        theirs = tables.of(reference, method) if reference is not None else pruned.iloc[:0]
-        ours = tables.of(pruned, method)
+        ours = tables.of(drawn, method)
         for axes in pair:
-            for ablation in tables.ablations(theirs):
+            for ablation in tables.ablations(tables.of(theirs, method)):
                 _draw_reference(axes, tables.of(theirs, method, ablation), _look(ablation))
+            if method != YARDSTICK and len(yardstick):
+                _draw(axes, yardstick, statistic, YARDSTICK_LOOK)
             for ablation in reversed(tables.ablations(ours)):  # the unmodified method on top
                 look = _look(ablation, style.colour(method[0]))
                 _draw(axes, tables.of(ours, method, ablation), statistic, look)
     handles = [
         Line2D([], [], label=style.ablation_style(name)[0], **_look(name, "#404040"))
-        for name in tables.ablations(pruned)
+        for name in tables.ablations(drawn)
     ]
-    return _finished(figure, panels, handles, pruned, dense, statistic, reference)
+    if len(yardstick) and shown != [YARDSTICK]:
+        handles.append(Line2D([], [], label="random pruning", **YARDSTICK_LOOK))
+    return _finished(figure, panels, handles, drawn, dense, statistic, theirs)
 
 
 @style.styled
 def methods_together(
     summary: pd.DataFrame,
-    ablation: str = "none",
+    ablations: Sequence[str] = ("none",),
     reference: pd.DataFrame | None = None,
     statistic: str = "test_accuracy",
 ) -> Figure:
-    """Accuracy against weights remaining, all methods in one panel (and a close-up), under one
-    `ablation`. Arguments, marks and errors as for `accuracy_by_ablation`; also raises
-    ConfigurationError for an ablation that was not run."""
-    pruned, dense = _parts(summary, statistic, reference)
-    tables.check_ablation(pruned, ablation)
-    pruned = pruned[pruned["ablation"] == ablation]
-    figure, ((full, close),) = _panels(1)
-    full.set_title(f"All methods, {style.ablation_style(ablation)[0]}", loc="left", weight="bold")
+    """Accuracy against weights remaining, all methods in one panel (and a close-up) per ablation;
+    random pruning without it, if that is all there is. Arguments, marks and errors as for
+    `accuracy_by_ablation`; also raises ConfigurationError for an ablation that was not run."""
+    pruned, dense, theirs = _parts(summary, statistic, reference)
+    for ablation in ablations:
+        tables.check_ablation(pruned, ablation)
+    yardstick = _yardstick(pruned)
+    drawn = pruned[pruned["ablation"].isin(ablations)]
+    theirs = theirs[theirs["ablation"].isin(ablations) & _among(theirs, tables.methods(drawn))]
+    added = len(yardstick) and not _among(drawn, [YARDSTICK]).any()
+    if added:
+        drawn = pd.concat([yardstick, drawn])
+    figure, panels = _panels(len(ablations))
+    for pair, ablation in zip(panels, ablations, strict=True):
+        title = style.ablation_style(ablation)[0]
+        title = f"All methods, {title}" if len(ablations) == 1 else title
+        pair[0].set_title(title, loc="left", weight="bold")
+        for method, axes in itertools.product(tables.methods(drawn), pair):
+            _draw_reference(axes, tables.of(theirs, method, ablation), _method_look(method))
+            shown = "none" if added and method == YARDSTICK else ablation
+            _draw(axes, tables.of(drawn, method, shown), statistic, _method_look(method))
     handles = []
-    for method in tables.methods(pruned):
-        look = {"color": style.colour(method[0]), "marker": style.marker(method[0])}
-        look["linestyle"] = "--" if method[1] else "-"
-        handles.append(Line2D([], [], label=style.method_label(*method), **look))
-        for axes in (full, close):
-            if reference is not None:
-                theirs = tables.of(reference, method, ablation)
-                _draw_reference(axes, theirs, look)
-            _draw(axes, tables.of(pruned, method), statistic, look)
-    return _finished(figure, [(full, close)], handles, pruned, dense, statistic, reference)
+    for method in tables.methods(drawn):
+        unmodified = ", unmodified" if added and method == YARDSTICK else ""
+        label = style.method_label(*method) + unmodified
+        handles.append(Line2D([], [], label=label, **_method_look(method)))
+    return _finished(figure, panels, handles, drawn, dense, statistic, theirs)
 
 
 def remaining_axis(axes: Axes, densities: np.ndarray) -> None:
@@ -109,13 +134,29 @@ def remaining_axis(axes: Axes, densities: np.ndarray) -> None:
 
 def _parts(
     summary: pd.DataFrame, statistic: str, reference: pd.DataFrame | None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The summary's (pruned, dense) runs, checked, and against the reference too."""
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The summary's pruned runs, its dense ones, and the reference's rows, all checked."""
     runs = tables.one_statistic(summary, statistic)
-    if reference is not None and len(reference):
-        single_source(reference)
-        tables.one_network(pd.concat([runs, reference]))
-    return runs[~tables.is_dense(runs)], runs[tables.is_dense(runs)]
+    theirs = runs.iloc[:0] if reference is None else reference
+    if len(theirs):
+        single_source(theirs)
+        tables.one_network(pd.concat([runs, theirs]))
+    return runs[~tables.is_dense(runs)], runs[tables.is_dense(runs)], theirs
+
+
+def _ablated(pruned: pd.DataFrame) -> list[tuple[str, str]]:
+    """The methods of which an ablation was run."""
+    return tables.methods(pruned[pruned["ablation"] != "none"])
+
+
+def _yardstick(pruned: pd.DataFrame) -> pd.DataFrame:
+    return tables.of(pruned, YARDSTICK, "none")
+
+
+def _among(rows: pd.DataFrame, methods: list[tuple[str, str]]) -> pd.Series:
+    """Which rows are of these (method, variant)."""
+    pairs = zip(rows["method"], rows["variant"], strict=True)
+    return pd.Series([pair in methods for pair in pairs], rows.index, dtype=bool)
 
 
 def _panels(count: int) -> tuple[Figure, Panels]:
@@ -140,10 +181,16 @@ def _look(ablation: str, hue: str = style.GREY) -> dict:
     return {"color": style.lighter(hue, share), "linestyle": dashes, "marker": marker}
 
 
+def _method_look(method: tuple[str, str]) -> dict:
+    look = {"color": style.colour(method[0]), "marker": style.marker(method[0])}
+    return look | {"linestyle": "--" if method[1] else "-"}
+
+
 def _draw(axes: Axes, runs: pd.DataFrame, statistic: str, look: dict) -> None:
     points = tables.curve(runs, statistic)
     x = 100 * (1 - points["sparsity"])
-    axes.plot(x, points["mean"], **look, markersize=4.5 if len(x) <= CROWD else 3, zorder=3)
+    size = 4.5 if len(x) <= CROWD else 3
+    axes.plot(x, points["mean"], **{"markersize": size, "zorder": 3} | look)
     remaining, hue = 100 * (1 - runs["sparsity"]), look["color"]
     if (points["n"] > 1).any():
         axes.fill_between(x, points["low"], points["high"], color=hue, alpha=0.2, lw=0)
@@ -168,15 +215,14 @@ def _finished(
     pruned: pd.DataFrame,
     dense: pd.DataFrame,
     statistic: str,
-    reference: pd.DataFrame | None,
+    theirs: pd.DataFrame,
 ) -> Figure:
     """Levels, axes, legend and caption."""
     runs = pd.concat([pruned, dense])
     values, ours = runs[statistic], runs[statistic].max()
-    if reference is not None:
-        theirs = reference.loc[~tables.is_dense(reference), "test_accuracy"]
-        # Curves of another schedule may lie far above; ours are what is enlarged.
-        values = pd.concat([values, theirs[theirs <= ours + CLOSE_UP / 2]])
+    # Curves of another schedule may lie far above; ours are what is enlarged.
+    near = theirs["test_accuracy"] <= ours + CLOSE_UP / 4
+    values = pd.concat([values, theirs.loc[near & ~tables.is_dense(theirs), "test_accuracy"]])
     best = values.max()
     lowest = values[values >= ours - CLOSE_UP].min()
     levels = []
@@ -201,7 +247,7 @@ def _finished(
     handles += [Line2D([], [], **look) for _, look in levels]
     if "layers_collapsed" in runs and (runs["layers_collapsed"] > 0).any():
         handles.append(Line2D([], [], label="a layer has collapsed", **style.COLLAPSED))
-    source = single_source(reference) if reference is not None else None
+    source = single_source(theirs) if len(theirs) else None
     if source:
         handles.append(Line2D([], [], color=style.GREY, lw=1, label=source.name))
     style.legend_above(figure, handles)

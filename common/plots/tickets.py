@@ -17,12 +17,13 @@ from torch import Tensor
 
 from common.errors import ConfigurationError, unknown
 from common.plots import style, tables
-from common.plots.accuracy import CLOSE_UP, remaining_axis
+from common.plots.accuracy import remaining_axis
 from common.plots.runs import cell
 from common.reference import DATASETS, MODELS, SOURCES
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
 BANDS = 4  # lines up to which each has a band; more have their runs' dots
+CLOSE_UP = 15.0  # points below the best that are enlarged
 CLOSEST = 4.0  # percentage points that an axis spans at least
 PANELS = {
     "test_accuracy": "Test accuracy (%)",
