@@ -48,7 +48,7 @@ from common.plots.structured import (
     published_filters,
 )
 from common.plots.style import save
-from common.plots.tables import ablations, settings
+from common.plots.tables import ablations, network_name, settings
 from common.plots.tickets import (
     kept_weights,
     retraining_compared,
@@ -81,6 +81,7 @@ __all__ = [
     "markdown",
     "mask_image",
     "methods_together",
+    "network_name",
     "penalty",
     "predicted_densities",
     "procedure_training",

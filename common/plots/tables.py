@@ -37,6 +37,11 @@ def prepared(summary: pd.DataFrame, columns: Iterable[str] = ()) -> pd.DataFrame
     return runs
 
 
+def network_name(model: str, dataset: str) -> str:
+    """`ResNet-20, CIFAR-10`."""
+    return f"{MODELS.get(model, model)}, {DATASETS.get(dataset, dataset)}"
+
+
 def one_network(summary: pd.DataFrame) -> None:
     """Raises ConfigurationError if the runs are of several data sets or models."""
     for column in ("dataset", "model"):

@@ -19,7 +19,7 @@ from common.errors import ConfigurationError, unknown
 from common.plots import style, tables
 from common.plots.accuracy import remaining_axis
 from common.plots.runs import cell
-from common.reference import DATASETS, MODELS, SOURCES
+from common.reference import SOURCES
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
 BANDS = 4  # lines up to which each has a band; more have their runs' dots
@@ -228,7 +228,7 @@ def retraining_compared(levels: pd.DataFrame | None, published: pd.DataFrame) ->
                 axes.remove()
                 continue
             remaining_axis(axes, 1 - everything.to_numpy())
-            name = f"{MODELS.get(model, model)}, {DATASETS.get(dataset, dataset)}"
+            name = tables.network_name(model, dataset)
             axes.set_title(f"{name}, {how}", loc="left", weight="bold", fontsize=9)
             axes.set_xlabel("Weights remaining (%)")
             axes.set_ylabel(PANELS["test_accuracy"] if axes in grid[:, 0] else "")
