@@ -125,8 +125,8 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_version() -> str:
-    """The commit of this code, with `+` if the code has uncommitted changes; `unknown` without
-    git."""
+    """The commit of this code, with `+` if the code has uncommitted changes (executed copies of
+    notebooks are none); `unknown` without git."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -139,7 +139,8 @@ def code_version() -> str:
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if git("status", "--porcelain", "--", "common", "trials") else "")
+        code = ("common", "trials", ":(exclude)trials/*/rendered.ipynb")
+        return commit + ("+" if git("status", "--porcelain", "--", *code) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
