@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from common import results
+from common import environment, results
 from common.errors import ConfigurationError
 from common.files import EXACT
 from common.results import EPOCHS, LAYERS, SUMMARY
@@ -138,3 +139,33 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path, where):
         results.prepare(folder)
     assert str(caught.value).startswith(f"results_dir: {folder} cannot be written (")
     assert "choose a folder that you may write to" in str(caught.value)
+
+
+def test_the_code_version_is_the_commit_and_marks_changed_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        done = subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    version = environment.code_version.__wrapped__  # not the cache
+    assert version() == "unknown"
+    for name in ("common/a.py", "trials/grasp/grasp.ipynb", "trials/grasp/rendered.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "one")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    (tmp_path / "README.md").write_text("no code")
+    (tmp_path / "trials/grasp/rendered.ipynb").write_text("executed")
+    assert version() == commit
+    (tmp_path / "trials/grasp/grasp.ipynb").write_text("two")
+    assert version() == f"{commit}+"
+    git("checkout", "trials/grasp/grasp.ipynb")
+    (tmp_path / "common/b.py").write_text("new")
+    assert version() == f"{commit}+"
