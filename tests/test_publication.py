@@ -183,9 +183,13 @@ def test_the_run_that_is_shown_is_plain_and_nearest_to_90_percent():
             row(sparsity=0.9, run_id="first"),
             row(method="grasp", sparsity=0.6, run_id="only"),
             row(method="prospr", ablation="shuffle", run_id="never"),
+            row(method="lottery_ticket", variant="levels-3_init-xavier", run_id="xavier"),
+            row(method="lottery_ticket", variant="levels-3", run_id="default"),
         ]
     )
-    assert publish.representatives(runs) == {"SNIP": "first", "grasp": "only"}
+    assert publish.representatives(runs) == {
+        **{"SNIP": "first", "grasp": "only", "lottery_ticket": "default"}
+    }
 
 
 def test_a_published_notebook_says_nothing_of_its_machine(tmp_path):

@@ -289,9 +289,15 @@ def _handle(look: Sequence) -> Line2D:
 def _captions(points: pd.DataFrame, bands: bool = True) -> tuple[str, str]:
     """Where the runs come from, and what shows their spread: bands, or else dots."""
     runs = points.drop_duplicates("run_id")
-    rewound = ", ".join(sorted(points["rewind_epoch"].unique()))
+    rewound = ", ".join(map(_point, sorted(points["rewind_epoch"].unique())))
     return (
-        f"{tables.described(runs)}; rewound to epoch {rewound}.",
+        f"{tables.described(runs)}; rewound to {rewound}.",
         "Lines: mean over seeds; "
         + ("bands: from the lowest to the highest." if bands else "dots: runs."),
     )
+
+
+def _point(rewind_epoch: str) -> str:
+    """`epoch 0.5` or `iteration 500`."""
+    number = rewind_epoch.removesuffix("it")
+    return f"{'epoch' if number == rewind_epoch else 'iteration'} {number}"

@@ -59,12 +59,12 @@ def publish_beside(root: Path, console: Console, home: Path = ROOT) -> None:
     `root` does. Raises ConfigurationError, before anything is written, as `publish` does, but
     several settings are allowed.
     """
-    found = _collect(root, console)
+    new = found = _collect(root, console)
     results = home / "figures" / "results" / root.name
     if (results / "summary.csv").is_file():
-        found = collected.together(found, collected.collect(results))
+        found = collected.together(new, collected.collect(results))
     collected.write_collected(found, results)
-    _notebooks(root, found.summary, home)
+    _notebooks(root, new.summary, home)
     _done(len(found.summary), console)
 
 
@@ -92,11 +92,12 @@ def check(summary: pd.DataFrame) -> None:
 
 
 def representatives(summary: pd.DataFrame) -> dict[str, str]:
-    """Method -> the run that its rendered notebook shows: unmodified, the plain variant, nearest to
-    90 percent removed, of the lowest seed."""
-    plain = summary[(summary["ablation"] == "none") & (summary["variant"] == "")]
-    plain = plain.assign(distance=(plain["sparsity"] - SHOWN).abs())
-    first = plain.sort_values(["distance", "seed"]).drop_duplicates("method")
+    """Method -> the run that its rendered notebook shows: unmodified, the plain variant if it was
+    run, nearest to 90 percent removed, of the lowest seed."""
+    runs = summary[summary["ablation"] == "none"]
+    runs = runs.assign(distance=(runs["sparsity"] - SHOWN).abs(), plain=runs["variant"] == "")
+    order = ["plain", "distance", "seed", "run_id"]
+    first = runs.sort_values(order, ascending=[False, True, True, True]).drop_duplicates("method")
     return dict(zip(first["method"], first["run_id"], strict=True))
 
 
