@@ -55,7 +55,7 @@ def accuracy_by_ablation(
     pruned, dense, theirs = _parts(summary, statistic, reference)
     shown = _ablated(pruned) or tables.methods(pruned) or [("dense", "")]
     yardstick = _yardstick(pruned)
-    drawn = pruned[_among(pruned, shown) | pruned.index.isin(yardstick.index)]
+    drawn = pruned[_among(pruned, [*shown, YARDSTICK])]
     theirs = theirs[_among(theirs, shown)]
     figure, panels = _panels(len(shown))
     for pair, method in zip(panels, shown, strict=True):
