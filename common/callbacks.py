@@ -46,15 +46,21 @@ class Stage:
 
 
 class Schedule(Callback):
-    """Sets the learning rate from the epoch number; torchbearer's schedulers restart on resume."""
+    """Sets every step's learning rate from the step's number: torchbearer's schedulers restart when
+    a training is resumed.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, hyper: Protocol) -> None:
+    steps: of a whole epoch. An epoch of fewer is the end of one.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, hyper: Protocol, steps: int) -> None:
         super().__init__()
-        self.optimizer, self.hyper = optimizer, hyper
+        self.optimizer, self.hyper, self.steps = optimizer, hyper, steps
 
-    def on_start_epoch(self, state) -> None:
+    def on_sample(self, state) -> None:
+        step = self.steps - state[torchbearer.STEPS] + state[torchbearer.BATCH]
+        rate = self.hyper.learning_rate_at(state[torchbearer.EPOCH] + step / self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.hyper.learning_rate_at(state[torchbearer.EPOCH])
+            group["lr"] = rate
 
 
 class ApplyMasks(Callback):

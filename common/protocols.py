@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from common.errors import unknown
+from common.errors import ConfigurationError, unknown
+
+SCHEDULES = ("steps", "linear")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a network is initialised and trained. SGD with momentum and a step schedule.
+    """How a network is initialised and trained: SGD with momentum and a schedule.
 
-    milestones: epochs after which the learning rate is multiplied by `gamma`; they belong to
-    `epochs` and move in proportion when a run asks for another number.
+    schedule: `steps` multiplies the learning rate by `gamma` after the epochs `milestones`, which
+    belong to `epochs` and move in proportion when a run asks for another number; `linear` lets it
+    fall to zero over `epochs`, a little at every iteration.
     augment: `flip_crop` or none (natural images only, see datasets).
     exceptions: (model, dataset) -> what differs there; a model name ending in * is a prefix.
     """
@@ -25,7 +28,8 @@ class Protocol:
     epochs: int
     batch_size: int
     learning_rate: float
-    milestones: tuple[int, ...]
+    milestones: tuple[int, ...] = ()
+    schedule: str = "steps"
     gamma: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -36,6 +40,15 @@ class Protocol:
     precision: str = "auto"
     sparsity: float = 0.9
     exceptions: Mapping[tuple[str, str], Mapping[str, object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for a schedule that is none, or milestones where none count."""
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        if self.milestones and self.schedule != "steps":
+            raise ConfigurationError(
+                f"milestones={self.milestones!r} go with schedule='steps', not {self.schedule!r}"
+            )
 
     def for_run(self, model: str, dataset: str, epochs: int | None) -> Protocol:
         """The hyperparameters of one run, its exceptions applied and its schedule scaled."""
@@ -51,20 +64,34 @@ class Protocol:
         scaled = tuple(-(-m * epochs // chosen.epochs) for m in chosen.milestones)
         return replace(chosen, epochs=epochs, milestones=scaled)
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """The learning rate of the 0-based `epoch`; from the number alone, so a resumed run and an
-        uninterrupted one agree."""
+    def learning_rate_at(self, epoch: float) -> float:
+        """The learning rate `epoch` epochs into the training (2.5: in the middle of the third).
+
+        It follows from the number alone, so a resumed run and an uninterrupted one agree.
+        """
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - epoch / self.epochs)
         return self.learning_rate * self.gamma ** sum(epoch >= m for m in self.milestones)
 
     def rest(self, epoch: int) -> Protocol:
         """What is left of the training from the 0-based `epoch` on, at the same learning rates."""
         left = tuple(m - epoch for m in self.milestones)
-        return replace(self, epochs=self.epochs - epoch, milestones=left)
+        changes: dict = {"epochs": self.epochs - epoch, "milestones": left}
+        if self.schedule == "linear":
+            changes["learning_rate"] = self.learning_rate_at(epoch)
+        return replace(self, **changes)
 
     def at_last_rate(self) -> Protocol:
-        """The learning rate of the last epoch throughout, as one fine-tunes."""
+        """The learning rate at which the last epoch starts, throughout, as one fine-tunes."""
         last = self.learning_rate_at(max(self.epochs - 1, 0))
-        return replace(self, learning_rate=last, milestones=())
+        return replace(self, learning_rate=last, milestones=(), schedule="steps")
+
+    def described(self) -> str:
+        """The learning rate and its schedule, in words."""
+        if self.schedule == "linear":
+            return f"{self.learning_rate:g}, falling linearly to zero"
+        steps = ", ".join(map(str, self.milestones))
+        return f"{self.learning_rate:g}" + (f" x {self.gamma:g} after epochs {steps}" * bool(steps))
 
 
 _RESNET_ON_CIFAR = {"learning_rate": 0.01, "gamma": 0.2, "weight_decay": 5e-4}
@@ -131,6 +158,20 @@ PROTOCOLS: dict[str, Protocol] = {
                 ("wide_resnet18", "cifar*"): _RESNET_ON_CIFAR,
                 ("*", "tiny_imagenet"): _TANAKA_TINY,
             },
+        ),
+        Protocol(
+            name="budget",
+            # Li, Yumer and Ramanan, section 3: of the schedules that end with the budget, this one
+            # is as good as any.
+            source="frankle2021 in 15 epochs, scheduled for them as in Li et al. 2020, "
+            "arXiv 1905.04753",
+            dataset="cifar10",
+            model="resnet20",
+            epochs=15,
+            batch_size=128,
+            learning_rate=0.1,
+            schedule="linear",
+            batchnorm="uniform",
         ),
     )
 }

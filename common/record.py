@@ -44,7 +44,6 @@ class Record:
         experiment, hyper = self.experiment, self.experiment.hyper
         prunable_count = sum(weight.numel() for weight in prunable(self.model).values())
         left = keep_count(prunable_count, experiment.sparsity)
-        steps = ", ".join(map(str, hyper.milestones))
         rows = {
             "method": " ".join(filter(None, (experiment.method, experiment.variant))),
             "ablation": experiment.ablation,
@@ -54,7 +53,7 @@ class Record:
             f"{len(self.data.test_labels):,} test images",
             "protocol": f"{hyper.name} ({hyper.source})",
             "training": f"{experiment.epochs} epochs in batches of {experiment.batch_size}, SGD "
-            f"{hyper.learning_rate:g} x {hyper.gamma:g} after epochs {steps}, "
+            f"{hyper.described()}, "
             f"weight decay {hyper.weight_decay:g}",
             "device": f"{environment.hardware(self.device)}, {self.precision}",
             "results": _shown(experiment.folder),

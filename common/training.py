@@ -56,7 +56,13 @@ def train(
     recorder = Recorder(history, optimizer, train_data, folder, epochs, stage or Stage(), more)
     measure = functools.partial(evaluate, model, test_data, precision)
     masking = ApplyMasks(model, masks)
-    callbacks = [Schedule(optimizer, hyper), masking, Measure(measure), recorder, *more]
+    callbacks = [
+        Schedule(optimizer, hyper, len(train_data)),
+        masking,
+        Measure(measure),
+        recorder,
+        *more,
+    ]
     closure = steps.gradients
     if graphs is not None:
         callbacks.remove(masking)

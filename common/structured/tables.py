@@ -24,10 +24,9 @@ def describe(run: Stages, common: dict[str, str]) -> dict[str, str]:
     for option in settings.TRIAL.options:
         del told[option.name.replace("_", " ")]
     sparsity, threshold = told.pop("sparsity"), experiment.options["threshold"]
-    steps = ", ".join(map(str, hyper.milestones))
     told["training"] = (
         f"{hyper.epochs} epochs in batches of {experiment.batch_size}, SGD "
-        f"{hyper.learning_rate:g} x {hyper.gamma:g} after epochs {steps}, "
+        f"{hyper.described()}, "
         f"weight decay {hyper.weight_decay:g}"
     )
     told["penalty"] = "none"

@@ -27,7 +27,9 @@ def step_length(learning_rate: float, momentum: float) -> float:
 
 def descent(hyper: Protocol, epochs: int, steps: int) -> float:
     """The sum of all `step_length`s of a training with `steps` steps an epoch."""
-    rates = (hyper.learning_rate_at(epoch) for epoch in range(epochs))
+    # The rate of an epoch's middle step is the mean of all its steps', whichever the schedule.
+    middle = (steps - 1) / (2 * steps)
+    rates = (hyper.learning_rate_at(epoch + middle) for epoch in range(epochs))
     return steps * sum(step_length(rate, hyper.momentum) for rate in rates)
 
 
