@@ -1,0 +1,88 @@
+"""Replicates: means and paired differences, with the intervals that say what they carry.
+
+Seeds are replicates, and they are paired: under one seed every method starts from the same weights,
+is scored on the same images and sees the same batches. So two procedures are compared seed by seed,
+and what seeds have in common falls out of the difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy import stats
+
+LEVEL = 0.95
+
+# What must be equal in two runs for their difference to be that of one factor.
+MATCHED = (
+    *("dataset", "model", "protocol", "epochs"),
+    *("method", "variant", "ablation", "sparsity", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of n replicates with its t-interval of level `LEVEL`; without a width for n = 1."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether a difference with this interval is one; never for a single replicate."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's length; nan for a single replicate."""
+        return (self.high - self.low) / 2
+
+
+def mean_interval(values: Iterable[float]) -> Interval:
+    """Mean and t-interval of independent replicates (Student 1908).
+
+    Replicates that do not differ at all have an interval of length zero. Raises ValueError where
+    there is none, or one is not finite.
+    """
+    values = [float(value) for value in values]
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(f"replicates must be finite numbers, at least one; got {values}")
+    n, mean = len(values), sum(values) / len(values)
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, n)
+    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_differences(
+    runs: pd.DataFrame,
+    factor: Sequence[str] = ("ablation",),
+    baseline: Sequence[str] = ("none",),
+    statistic: str = "test_accuracy",
+) -> pd.DataFrame:
+    """What each value of `factor` changes against its `baseline`, seed by seed.
+
+    runs: a summary (one row a run; variants and ablations named, see `plots.tables.prepared`).
+    factor, baseline: columns and their values, such as ("method", "variant") and ("random", "").
+    Two runs are a pair where every other column of `MATCHED` is equal. Returns a row for each of
+    their values but the seed, in the order of `runs`: mean, low and high of the paired differences
+    (in the statistic's units) and the number n of pairs. What has no pair has no row.
+    """
+    factor = list(factor)
+    keys = [name for name in MATCHED if name not in factor]
+    is_baseline = (runs[factor] == list(baseline)).all(axis=1)
+    ours = runs.loc[~is_baseline, [*keys, *factor, statistic]]
+    theirs = runs.loc[is_baseline, [*keys, statistic]]
+    pairs = ours.merge(theirs, on=keys, suffixes=("", "_baseline"), validate="many_to_one")
+    pairs["difference"] = pairs[statistic] - pairs[f"{statistic}_baseline"]
+    cells = [name for name in MATCHED if name != "seed"]
+    rows = []
+    for key, group in pairs.groupby(cells, sort=False, dropna=False):
+        found = mean_interval(group["difference"])
+        rows.append([*key, found.mean, found.low, found.high, found.n])
+    return pd.DataFrame(rows, columns=[*cells, "mean", "low", "high", "n"])

@@ -1,0 +1,85 @@
+"""Intervals and paired differences against closed forms."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from common.statistics import mean_interval, paired_differences
+
+SETTING = {"dataset": "digits", "model": "small_vgg", "protocol": "quick", "epochs": 8}
+
+
+def runs(rows):
+    named = ("method", "ablation", "seed", "test_accuracy")
+    return pd.DataFrame(
+        [
+            {**SETTING, "variant": "", "sparsity": 0.9, **dict(zip(named, r, strict=True))}
+            for r in rows
+        ]
+    )
+
+
+def test_the_interval_of_three_replicates_is_students():
+    found = mean_interval([1.0, 2.0, 3.0])
+    # t(0.975; 2) = 4.302653 and the standard error of 1, 2, 3 is 1 / sqrt(3).
+    assert found.mean == 2
+    assert found.half_width == pytest.approx(4.30265273 / math.sqrt(3))
+    assert (found.low, found.high) == pytest.approx((2 - 2.48413771, 2 + 2.48413771))
+    assert not found.excludes_zero
+
+
+def test_one_replicate_carries_nothing():
+    found = mean_interval([40.0])
+    assert found.mean == 40
+    assert math.isnan(found.low)
+    assert not found.excludes_zero
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_what_is_no_replicate_is_refused(values):
+    with pytest.raises(ValueError, match="at least one"):
+        mean_interval(values)
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    # Of 2,000 intervals from one normal distribution 95 percent cover its mean, give or take 0.5.
+    draws = np.random.default_rng(0).normal(3, 2, size=(2000, 4))
+    covered = [i.low <= 3 <= i.high for i in map(mean_interval, draws)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_what_seeds_have_in_common_falls_out():
+    table = runs(
+        [("SNIP", "none", s, 50.0 + 10 * s) for s in range(3)]
+        + [("SNIP", "shuffle", s, 51.0 + 10 * s + 0.1 * (s - 1)) for s in range(3)]
+    )
+    (row,) = paired_differences(table).to_dict("records")
+    assert row["mean"] == pytest.approx(1.0)
+    assert row["n"] == 3
+    assert row["low"] > 0  # seeds themselves are 10 points apart
+
+
+def test_a_seed_without_its_counterpart_is_no_pair():
+    table = runs(
+        [("SNIP", "none", 0, 50.0), ("SNIP", "shuffle", 0, 52.0), ("SNIP", "shuffle", 1, 90.0)]
+    )
+    (row,) = paired_differences(table).to_dict("records")
+    assert (row["mean"], row["n"]) == (2.0, 1)
+    assert math.isnan(row["low"])
+
+
+def test_methods_are_paired_with_random_pruning():
+    table = runs(
+        [("random", "none", s, 40.0 + s) for s in range(2)]
+        + [("SNIP", "none", s, 45.0 + s) for s in range(2)]
+    )
+    (row,) = paired_differences(table, ("method", "variant"), ("random", "")).to_dict("records")
+    assert (row["method"], row["mean"], row["n"]) == ("SNIP", 5.0, 2)
+
+
+def test_two_runs_of_one_cell_and_seed_are_refused():
+    table = runs([("SNIP", "none", 0, 50.0), ("SNIP", "none", 0, 51.0), ("SNIP", "shuffle", 0, 5)])
+    with pytest.raises(pd.errors.MergeError):
+        paired_differences(table)
