@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torchbearer
-from torch import nn
+from torch import Tensor, nn
 from torchbearer.callbacks import Callback
 
 from common import results
@@ -49,18 +49,22 @@ class Schedule(Callback):
     """Sets every step's learning rate from the step's number: torchbearer's schedulers restart when
     a training is resumed.
 
-    steps: of a whole epoch. An epoch of fewer is the end of one.
+    steps: of a whole epoch. An epoch of fewer is the end of one. rate: the last step's.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, hyper: Protocol, steps: int) -> None:
         super().__init__()
         self.optimizer, self.hyper, self.steps = optimizer, hyper, steps
+        self.rate = 0.0
 
     def on_sample(self, state) -> None:
         step = self.steps - state[torchbearer.STEPS] + state[torchbearer.BATCH]
-        rate = self.hyper.learning_rate_at(state[torchbearer.EPOCH] + step / self.steps)
+        self.rate = self.hyper.learning_rate_at(state[torchbearer.EPOCH] + step / self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.rate)
+            else:
+                group["lr"] = self.rate
 
 
 class ApplyMasks(Callback):
@@ -94,11 +98,12 @@ class Recorder(Callback):
     """A row an epoch, the run's progress for onlookers, and checkpoints."""
 
     def __init__(
-        self, history: History, optimizer, train_data, folder, epochs, stage: Stage, more
+        self, history: History, schedule: Schedule, train_data, folder, epochs, stage: Stage, more
     ) -> None:
         super().__init__()
         self.stage, self.more = stage, more
-        self.history, self.optimizer, self.train_data = history, optimizer, train_data
+        self.history, self.schedule, self.train_data = history, schedule, train_data
+        self.optimizer = schedule.optimizer
         self.folder, self.epochs = folder, epochs
         self.clock: Callable[[], float] = lambda: 0.0
         self.saved = time.monotonic()
@@ -124,7 +129,7 @@ class Recorder(Callback):
     def on_end_epoch(self, state) -> None:
         row = {
             "epoch": state[torchbearer.EPOCH] + 1,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.schedule.rate,
             **state[torchbearer.METRICS],
             "seconds": time.perf_counter() - self.epoch_started,
         }
@@ -172,7 +177,11 @@ class Recorder(Callback):
         if any(weights[name][~mask.cpu()].any() for name, mask in masks.items()):
             return 0
         model.load_state_dict(weights)
+        # The schedule sets the rates; where they are tensors, a graph reads these very ones.
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(content["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         if content["scaler"]:
             self.optimizer.scaler.load_state_dict(content["scaler"])
         self.history.rows[:] = content["rows"]

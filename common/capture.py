@@ -65,18 +65,17 @@ class Captured:
     step: (images, labels) -> (loss, logits), without their autograd graph. Whatever it changes, it
     changes in place, and does so on the device alone: a replay runs none of its Python.
     changed: () -> what it changes, by kind; it is asked after the warm-up.
-    constants: () -> Python's numbers that a capture fixes (the learning rate): when another comes,
-    the step is captured again.
+
+    Python's numbers are fixed by a capture. What changes from step to step, such as the learning
+    rate, must be a tensor that is filled.
 
     Batches of another shape than the first are left to the step itself, and everything from a
     capture on that fails, or whose replay does something else than the step; a warning says so.
     The results of a replay last until the next one.
     """
 
-    def __init__(
-        self, step: Step, changed: Changed, constants: Callable[[], object], graphs: Graphs
-    ) -> None:
-        self.step, self.changed, self.constants, self.graphs = step, changed, constants, graphs
+    def __init__(self, step: Step, changed: Changed, graphs: Graphs) -> None:
+        self.step, self.changed, self.graphs = step, changed, graphs
         self.shape: torch.Size | None = None
         self.steps_to_warm_up, self.failed = WARM_UP, False
         self.inputs: tuple[Tensor, ...] = ()
@@ -89,7 +88,7 @@ class Captured:
         if self.steps_to_warm_up:
             self.steps_to_warm_up -= 1
             return self.graphs.warm_up(partial(self.step, images, labels))
-        if self.replay is None or self.constants() != self.fixed:
+        if self.replay is None:
             return self._capture(images, labels)
         for held, given in zip(self.inputs, (images, labels), strict=True):
             held.copy_(given)
@@ -99,9 +98,7 @@ class Captured:
     def _capture(self, images: Tensor, labels: Tensor) -> Results:
         """Capture the step and try it on this batch, which the step itself then has: what it leaves
         is there to compare with, and the training does not depend on the trial."""
-        self.fixed, self.inputs = self.constants(), (images.clone(), labels.clone())
-        # The graph before this one gives its memory back first.
-        self.replay = self.results = None
+        self.inputs = images.clone(), labels.clone()
         changed = self.changed()
         before = _copies(changed)
         replayed, problem = None, ""

@@ -67,27 +67,30 @@ def captured_step(
             **{"statistics": statistics, "counters": counters},
         }
 
-    def rates() -> list[float]:
-        return [group["lr"] for group in optimizer.param_groups]
-
-    return capture.Captured(step, changed, rates, graphs)
+    return capture.Captured(step, changed, graphs)
 
 
 def make_optimizer(
     model: nn.Module, hyper: Protocol, precision: str, whole: bool = False
 ) -> torch.optim.SGD:
-    """whole: its steps are part of the closure."""
-    device = next(model.parameters()).device.type
-    scaled = device == "cuda" and precision == "float16"
+    """SGD as the protocol has it. whole: its steps are part of the closure, which a graph may
+    replay; its learning rate is then a tensor (), since a graph reads that anew in every replay."""
+    device = next(model.parameters()).device
+    scaled = device.type == "cuda" and precision == "float16"
+    rate = hyper.learning_rate
+    if whole:
+        # The fused kernel wants float32; on a CPU a double is the number that it would be.
+        double = device.type == "cpu"
+        rate = torch.tensor(rate, device=device, dtype=torch.float64 if double else torch.float32)
     return (ScaledSGD if scaled else _SteppedInClosure if whole else torch.optim.SGD)(
         model.parameters(),
-        lr=hyper.learning_rate,
+        lr=rate,
         momentum=hyper.momentum,
         nesterov=hyper.nesterov,
         weight_decay=hyper.weight_decay,
         # One kernel instead of several for each parameter. On a CPU it is a hundredth of a step,
         # and rounds otherwise; the scaler calls this optimizer's step itself.
-        fused=True if device == "cuda" and not scaled else None,
+        fused=True if device.type == "cuda" and not scaled else None,
     )
 
 

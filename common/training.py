@@ -53,16 +53,11 @@ def train(
     device = next(model.parameters()).device
     graphs = steps.graphs_for(device, precision) if pays else None
     optimizer = steps.make_optimizer(model, hyper, precision, whole=graphs is not None)
-    recorder = Recorder(history, optimizer, train_data, folder, epochs, stage or Stage(), more)
+    schedule = Schedule(optimizer, hyper, len(train_data))
+    recorder = Recorder(history, schedule, train_data, folder, epochs, stage or Stage(), more)
     measure = functools.partial(evaluate, model, test_data, precision)
     masking = ApplyMasks(model, masks)
-    callbacks = [
-        Schedule(optimizer, hyper, len(train_data)),
-        masking,
-        Measure(measure),
-        recorder,
-        *more,
-    ]
+    callbacks = [schedule, masking, Measure(measure), recorder, *more]
     closure = steps.gradients
     if graphs is not None:
         callbacks.remove(masking)

@@ -12,6 +12,7 @@ import torch
 from test_training import (
     EPOCH_COUNT,
     HYPER,
+    LINEAR,
     Interrupted,
     assert_same_state,
     plain_training,
@@ -26,13 +27,12 @@ from common.training import train
 
 digits, loaders, pruned = test_training.digits, test_training.loaders, test_training.pruned
 
-RATE_CHANGES = 3
 FULL_BATCHES = 4 * EPOCH_COUNT  # of 64 images; an odd one of 44 ends every epoch
 
 
 class StandIn:
-    """Captures as a CUDA graph does: recording computes nothing; a replay runs with the learning
-    rate that was, reads its inputs where they were and writes its results where they were."""
+    """Captures as a CUDA graph does: recording computes nothing; a replay runs with the numbers of
+    Python's that were, reads its inputs where they were and writes its results where they were."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
         self.model, self.optimizer = model, optimizer
@@ -98,19 +98,20 @@ def no_warning():
 
 @pytest.mark.usefixtures("no_warning")
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_replays_are_the_plain_loop_bit_for_bit(loaders, pruned, stand_in, nesterov):
+@pytest.mark.parametrize("schedule", [HYPER, LINEAR], ids=["steps", "linear"])
+def test_replays_are_the_plain_loop_bit_for_bit(loaders, pruned, stand_in, nesterov, schedule):
     made = stand_in()
     model, masks = pruned()
     other = copy.deepcopy(model)
-    hyper = dataclasses.replace(HYPER, nesterov=nesterov)
+    hyper = dataclasses.replace(schedule, nesterov=nesterov)
     history = train(model, masks, *loaders(), hyper, EPOCH_COUNT, "float32")
-    expected = plain_training(other, masks, *loaders(), nesterov)
+    expected = plain_training(other, masks, *loaders(), hyper)
     assert_same_state(model, other)
     for found, row in zip(values(history.rows), expected, strict=True):
         numbers = zip(found, row, strict=True)
         assert all(a == pytest.approx(b, rel=1e-5) for a, b in numbers if b is not None)
     (graphs,) = made
-    assert (graphs.warmed, graphs.recorded) == (capture.WARM_UP, RATE_CHANGES)
+    assert (graphs.warmed, graphs.recorded) == (capture.WARM_UP, 1)
     # The batch of a capture is the step's own; a replay tries the capture beforehand.
     assert graphs.replayed == FULL_BATCHES - capture.WARM_UP
 
@@ -144,21 +145,22 @@ def test_random_numbers_of_a_step_are_drawn_once(loaders, stand_in):
 
 
 @pytest.mark.usefixtures("no_warning")
+@pytest.mark.parametrize("hyper", [HYPER, LINEAR], ids=["steps", "linear"])
 @pytest.mark.parametrize("breaks_at", [(1, 0), (2, 4), (3, 2)])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
-    loaders, pruned, stand_in, monkeypatch, tmp_path, breaks_at
+    loaders, pruned, stand_in, monkeypatch, tmp_path, breaks_at, hyper
 ):
     straight, masks = pruned()
-    expected = train(straight, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
+    expected = train(straight, masks, *loaders(), hyper, EPOCH_COUNT, "float32")
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
     made = stand_in()
     model, masks = pruned()
     train_data, test_data = loaders()
     train_data.breaks_at = breaks_at
     with pytest.raises(Interrupted):
-        train(model, masks, train_data, test_data, HYPER, EPOCH_COUNT, "float32", folder=tmp_path)
+        train(model, masks, train_data, test_data, hyper, EPOCH_COUNT, "float32", folder=tmp_path)
     model, masks = pruned()
-    arguments = (HYPER, EPOCH_COUNT, "float32")
+    arguments = (hyper, EPOCH_COUNT, "float32")
     history = train(model, masks, *loaders(), *arguments, folder=tmp_path)
     assert_same_state(model, straight)
     assert values(history.rows) == values(expected.rows)
@@ -249,7 +251,7 @@ def test_a_training_that_has_diverged_goes_on(loaders, pruned, stand_in):
     hyper = dataclasses.replace(HYPER, learning_rate=1e30)
     history = train(*pruned(), *loaders(), hyper, EPOCH_COUNT, "float32")
     assert not history.rows[-1]["train_loss"] < 1e9
-    assert made[0].recorded == RATE_CHANGES
+    assert made[0].recorded == 1
 
 
 def test_where_steps_are_captured(loaders, pruned, stand_in, monkeypatch):
@@ -282,7 +284,7 @@ def test_on_a_gpu(pruned, digits, monkeypatch, precision):
     eager = trained_on_a_gpu(pruned, digits, precision, captured=False)
     assert recorded == []
     replayed = trained_on_a_gpu(pruned, digits, precision)
-    assert len(recorded) == RATE_CHANGES
+    assert len(recorded) == 1
     assert replayed["train_loss"] == pytest.approx(eager["train_loss"], rel=0.1)
     assert replayed["test_accuracy"] == pytest.approx(eager["test_accuracy"], abs=3)
     assert replayed["test_accuracy"] > 80

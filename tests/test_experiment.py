@@ -247,6 +247,52 @@ def test_learning_rates_epoch_by_epoch():
     assert rates == pytest.approx([0.01] * 60 + [0.002] * 60 + [0.0004] * 40)
 
 
+@pytest.mark.parametrize("epochs", [None, 1, 2, 30])
+def test_a_linear_schedule_ends_with_its_budget(epochs):
+    """Li et al. 2020, eq. 1 with a linear decay: the rate at step t of T is the first one times
+    1 - t / T, whatever the number of epochs."""
+    hyper = configure("random", protocol="budget", epochs=epochs).hyper
+    steps = 391
+    total = steps * hyper.epochs
+    assert hyper.epochs == (epochs or 15)
+    rates = [
+        hyper.learning_rate_at(e + s / steps) for e in range(hyper.epochs) for s in range(steps)
+    ]
+    assert rates == pytest.approx([0.1 * (1 - t / total) for t in range(total)])
+    assert 0 < rates[-1] == pytest.approx(0.1 / total)
+
+
+def test_budget_has_the_hyperparameters_of_frankle2021():
+    ours, theirs = (
+        dataclasses.asdict(configure("random", protocol=name, model="resnet20").hyper)
+        for name in ("budget", "frankle2021")
+    )
+    differing = {name for name in ours if ours[name] != theirs[name]}
+    assert differing == {"name", "source", "epochs", "milestones", "schedule"}
+
+
+def test_what_is_left_of_a_linear_schedule_goes_on_at_its_rates():
+    hyper = configure("random", protocol="budget").hyper
+    left = hyper.rest(6)
+    assert left.epochs == 9
+    for epoch in (0, 0.25, 8.75):
+        assert left.learning_rate_at(epoch) == pytest.approx(hyper.learning_rate_at(6 + epoch))
+    last = hyper.at_last_rate()
+    assert {last.learning_rate_at(epoch) for epoch in range(15)} == {hyper.learning_rate_at(14)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"schedule": "cosine"}, "schedule='cosine' is not known.*steps, linear"),
+        ({"schedule": "linear"}, r"milestones=\(40, 60\) go with schedule='steps', not 'linear'"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(changes, says):
+    with pytest.raises(ConfigurationError, match=says):
+        dataclasses.replace(PROTOCOLS["seed"], **changes)
+
+
 @pytest.mark.parametrize(
     ("epochs", "milestones"),
     [(160, (80, 120)), (40, (20, 30)), (8, (4, 6)), (2, (1, 2)), (1, (1, 1)), (80, (40, 60))],

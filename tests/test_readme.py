@@ -116,7 +116,8 @@ def test_the_protocol_table_says_what_the_code_does():
         row = re.search(rf"^\| `{name}` \|(.*,.*,.*,.*)$", README, re.MULTILINE)[1]
         assert f"| {protocol.epochs}, {protocol.batch_size} |" in row
         assert f"| {protocol.learning_rate:g}, wd 1e-4" in row
-        assert f"x{protocol.gamma:g} at {', '.join(map(str, protocol.milestones))} |" in row
+        steps = f"x{protocol.gamma:g} at {', '.join(map(str, protocol.milestones))}"
+        assert f"| {steps if protocol.milestones else 'linear to 0'} |" in row
         assert ("Nesterov" in row) == protocol.nesterov
         assert ("U(0,1)" in row) == (protocol.batchnorm == "uniform")
         assert ("flip, crop" in row) == (protocol.augment == "flip_crop")

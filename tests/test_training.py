@@ -31,6 +31,7 @@ HYPER = dataclasses.replace(
     **{"epochs": EPOCH_COUNT, "learning_rate": 0.1, "milestones": (1, 3), "weight_decay": 1e-3},
 )
 RATES = [0.1, 0.01, 0.01, 0.001]
+LINEAR = dataclasses.replace(HYPER, schedule="linear", milestones=())
 
 
 class Interrupted(Exception):
@@ -92,18 +93,17 @@ def plain_evaluation(model, data):
     return float(F.cross_entropy(logits, labels)), float(accuracy)
 
 
-def plain_training(model, masks, train_data, test_data, nesterov, rates=None):
+def plain_training(model, masks, train_data, test_data, hyper):
     """The loop as everybody writes it; returns its rows of epochs.csv, timings aside."""
-    if rates is None:
-        rates = [HYPER.learning_rate_at(epoch) for epoch in range(EPOCH_COUNT)]  # to the last bit
-    options = {"momentum": 0.9, "weight_decay": 1e-3, "nesterov": nesterov}
+    options = {"momentum": 0.9, "weight_decay": hyper.weight_decay, "nesterov": hyper.nesterov}
     optimizer = torch.optim.SGD(model.parameters(), lr=1, **options)
     rows = [(0, 0, None, None, *plain_evaluation(model, test_data))]
-    for epoch, rate in enumerate(rates):
-        optimizer.param_groups[0]["lr"] = rate
+    for epoch in range(hyper.epochs):
         losses, hits, count = 0.0, 0, 0
         model.train()
-        for x, y in train_data:
+        for step, (x, y) in enumerate(train_data):
+            rate = hyper.learning_rate_at(epoch + step / len(train_data))  # to the last bit
+            optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
             logits = model(x)
             loss = F.cross_entropy(logits, y)
@@ -130,12 +130,13 @@ def assert_same_state(one: nn.Module, two: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_the_loop_is_a_plain_loop_bit_for_bit(loaders, pruned, nesterov):
+@pytest.mark.parametrize("schedule", [HYPER, LINEAR], ids=["steps", "linear"])
+def test_the_loop_is_a_plain_loop_bit_for_bit(loaders, pruned, schedule, nesterov):
     model, masks = pruned()
     other = copy.deepcopy(model)
-    hyper = dataclasses.replace(HYPER, nesterov=nesterov)
+    hyper = dataclasses.replace(schedule, nesterov=nesterov)
     history = train(model, masks, *loaders(), hyper, EPOCH_COUNT, "float32")
-    expected = plain_training(other, masks, *loaders(), nesterov)
+    expected = plain_training(other, masks, *loaders(), hyper)
     # Weights, BatchNorm's statistics and its count of batches.
     assert_same_state(model, other)
     assert len(history.rows) == len(expected) == EPOCH_COUNT + 1
@@ -260,17 +261,18 @@ def checkpoints(monkeypatch):
 @pytest.mark.parametrize(
     ("breaks_at", "resumes_at"), [((0, 3), 0), ((1, 0), 1), ((2, 4), 2), ((3, 2), 3)]
 )
+@pytest.mark.parametrize("hyper", [HYPER, LINEAR], ids=["steps", "linear"])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
-    loaders, pruned, checkpoints, tmp_path, breaks_at, resumes_at
+    loaders, pruned, checkpoints, tmp_path, breaks_at, resumes_at, hyper
 ):
     straight, masks = pruned()
-    expected = train(straight, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
+    expected = train(straight, masks, *loaders(), hyper, EPOCH_COUNT, "float32")
 
     model, masks = pruned()
     train_data, test_data = loaders()
     train_data.breaks_at = breaks_at
     with pytest.raises(Interrupted):
-        train(model, masks, train_data, test_data, HYPER, EPOCH_COUNT, "float32", folder=tmp_path)
+        train(model, masks, train_data, test_data, hyper, EPOCH_COUNT, "float32", folder=tmp_path)
     assert checkpoint(tmp_path).exists() == (resumes_at > 0)
 
     model, masks = pruned()  # a new process starts from the initial weights
@@ -278,7 +280,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     seen = []
     model.register_forward_hook(lambda module, inputs, output: seen.append(module.training))
     history = train(
-        model, masks, train_data, test_data, HYPER, EPOCH_COUNT, "float32", folder=tmp_path
+        model, masks, train_data, test_data, hyper, EPOCH_COUNT, "float32", folder=tmp_path
     )
     assert sum(seen) == 5 * (EPOCH_COUNT - resumes_at)
     assert_same_state(model, straight)
@@ -418,7 +420,7 @@ def test_reduced_precision_learns_as_well(digits):
         history = train(model, masks, train_data, test_data, hyper, 3, "bfloat16")
         fast_ones.append(history.rows[-1]["test_accuracy"])
         train_data.epoch = 0
-        rows = plain_training(other, masks, train_data, test_data, False, (0.1, 0.1, 0.01))
+        rows = plain_training(other, masks, train_data, test_data, hyper)
         plain_ones.append(rows[-1][-1])
     difference = torch.tensor(fast_ones) - torch.tensor(plain_ones)
     mean = float(difference.mean())
