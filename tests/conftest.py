@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.base.seeding import generator
 from common.models import build, initialise
-from common.seeding import generator
 
 
 class Residual(nn.Module):

@@ -17,10 +17,10 @@ import nbformat
 from rich.console import Console
 
 from common.sweep import claims, report
-from common.sweep.cluster import Cluster
+from common.sweep.dask.cluster import Cluster
 from common.sweep.job import Job
+from common.sweep.loop import Sweep
 from common.sweep.pool import Local
-from common.sweep.run import Sweep
 from common.sweep.slots import slots
 
 PARAMETERS = 'folder = ""\nbehaviour = "finish"\nseconds = 0.0'

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
+from common.base.seeding import generator
 from common.models import initialise
 from common.pruning import METHODS, Method, ablations, kept, prunable, prune, scores
 from common.pruning.ablations import parse
 from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context
-from common.seeding import generator
 
 SHAPE = (1, 8, 8)
 ONE_SHOT = [("random", ""), ("magnitude", ""), ("SNIP", ""), ("grasp", ""), ("synflow", "one_shot")]

@@ -13,8 +13,8 @@ import test_capture
 import torch
 from rich.console import Console
 
-from common import bench
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
+from common.commands import bench
 
 ROOT = Path(__file__).resolve().parent.parent
 stand_in = test_capture.stand_in

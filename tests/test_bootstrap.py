@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from common import bootstrap
+from common.base import bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
 NOWHERE = "http://127.0.0.1:9/simple"  # a package index that does not answer
@@ -78,7 +78,7 @@ def image(tmp_path):
 
 INSTALL = """
     from pathlib import Path
-    from common import bootstrap
+    from common.base import bootstrap
 
     bootstrap.KAGGLE = Path({kaggle!r})
     bootstrap.install_missing(Path({requirements!r}))

@@ -22,8 +22,8 @@ from test_training import (
 from torch import nn
 from torchbearer.callbacks import Callback
 
-from common import callbacks, capture, steps
-from common.training import train
+from common.training import callbacks, cuda_graphs, steps
+from common.training.loop import train
 
 digits, loaders, pruned = test_training.digits, test_training.loaders, test_training.pruned
 
@@ -83,7 +83,7 @@ def stand_in(monkeypatch):
         original = steps.captured_step
         monkeypatch.setattr(steps, "graphs_for", lambda device, precision: "there are some")
         monkeypatch.setattr(steps, "captured_step", captured_step)
-        monkeypatch.setattr(capture, "FEWEST_STEPS", 1)
+        monkeypatch.setattr(cuda_graphs, "FEWEST_STEPS", 1)
         return made
 
     return install
@@ -111,9 +111,9 @@ def test_replays_are_the_plain_loop_bit_for_bit(loaders, pruned, stand_in, neste
         numbers = zip(found, row, strict=True)
         assert all(a == pytest.approx(b, rel=1e-5) for a, b in numbers if b is not None)
     (graphs,) = made
-    assert (graphs.warmed, graphs.recorded) == (capture.WARM_UP, 1)
+    assert (graphs.warmed, graphs.recorded) == (cuda_graphs.WARM_UP, 1)
     # The batch of a capture is the step's own; a replay tries the capture beforehand.
-    assert graphs.replayed == FULL_BATCHES - capture.WARM_UP
+    assert graphs.replayed == FULL_BATCHES - cuda_graphs.WARM_UP
 
 
 @pytest.mark.usefixtures("no_warning")
@@ -260,7 +260,7 @@ def test_where_steps_are_captured(loaders, pruned, stand_in, monkeypatch):
     # The scaler decides in Python whether a step is taken.
     assert steps.graphs_for(gpu, "float16") is None
     made = stand_in()
-    monkeypatch.setattr(capture, "FEWEST_STEPS", 11)
+    monkeypatch.setattr(cuda_graphs, "FEWEST_STEPS", 11)
     train(*pruned(), *loaders(), HYPER, 2, "float32")
     assert made == []
     train(*pruned(), *loaders(), HYPER, 3, "float32")
@@ -271,15 +271,15 @@ def test_where_steps_are_captured(loaders, pruned, stand_in, monkeypatch):
 @pytest.mark.usefixtures("no_warning")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_on_a_gpu(pruned, digits, monkeypatch, precision):
-    monkeypatch.setattr(capture, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(cuda_graphs, "FEWEST_STEPS", 1)
     recorded = []
-    original = capture.CudaGraphs.record
+    original = cuda_graphs.CudaGraphs.record
 
     def record(self, function):
         recorded.append(original(self, function))
         return recorded[-1]
 
-    monkeypatch.setattr(capture.CudaGraphs, "record", record)
+    monkeypatch.setattr(cuda_graphs.CudaGraphs, "record", record)
 
     eager = trained_on_a_gpu(pruned, digits, precision, captured=False)
     assert recorded == []

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 import trials.__main__ as cli
-from common.errors import ConfigurationError
-from common.registry import names
+from common.base.errors import ConfigurationError
+from common.runs.registry import names
 from common.sweep import batch, budget, claims, memory, pool, slots
 
 GRID = (

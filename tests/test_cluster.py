@@ -20,11 +20,12 @@ import pytest
 import sweep_stub
 from test_sweep import Batch, wait_for
 
-from common.errors import ConfigurationError
-from common.sweep import claims, dask_workers, remote
-from common.sweep.cluster import Cluster
-from common.sweep.dask_workers import Workers
-from common.sweep.execute import ROOT
+from common.base.errors import ConfigurationError
+from common.base.paths import ROOT
+from common.sweep import claims
+from common.sweep.dask import remote, workers
+from common.sweep.dask.cluster import Cluster
+from common.sweep.dask.workers import Workers
 from common.sweep.processes import MARK
 
 PATIENCE = 120  # seconds; an upper limit for a loaded machine, never waited for
@@ -254,7 +255,7 @@ def test_without_workers_nothing_starts(dask: Dask) -> None:
 def test_an_unreachable_scheduler_is_one_error(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask_workers, "TIMEOUT", 0.5)
+    monkeypatch.setattr(workers, "TIMEOUT", 0.5)
     with pytest.raises(ConfigurationError, match=f"--scheduler {address}: no Dask scheduler"):
         Cluster(address, tmp_path)
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from pandas.api.types import is_numeric_dtype
 
-from common import results
-from common.collected import collect, write_collected
-from common.errors import ConfigurationError
-from common.results import EPOCHS, LAYERS, SUMMARY
+from common.base.errors import ConfigurationError
+from common.results import run_folder
+from common.results.collected import collect, write_collected
+from common.results.schema import EPOCHS, LAYERS, SUMMARY
 
 TEXT = {"method", "variant", "ablation", "protocol", "dataset", "model", "device", "precision"}
 TEXT |= {"run_id", "torch_version", "code_version", "started_at", "layer", "kind", "shape"}
@@ -25,12 +25,12 @@ def write_run(root, method="SNIP", run_id="a_sparsity0.5_epochs2", **values):
     """A finished run of two epochs and two layers."""
     folder = root / method / run_id
     folder.mkdir(parents=True)
-    results.write_json(folder / "run.json", {"run_id": run_id})
+    run_folder.write_json(folder / "run.json", {"run_id": run_id})
     first = row(EPOCHS, epoch=0, train_loss=None, train_accuracy=None)
-    results.write_csv(folder / "epochs.csv", [first, row(EPOCHS, epoch=1)], EPOCHS)
-    results.write_csv(folder / "layers.csv", [row(LAYERS, layer=n) for n in "ab"], LAYERS)
+    run_folder.write_csv(folder / "epochs.csv", [first, row(EPOCHS, epoch=1)], EPOCHS)
+    run_folder.write_csv(folder / "layers.csv", [row(LAYERS, layer=n) for n in "ab"], LAYERS)
     summary = row(SUMMARY, method=method, run_id=run_id, variant="", **values)
-    results.write_csv(folder / "summary.csv", [summary], SUMMARY)
+    run_folder.write_csv(folder / "summary.csv", [summary], SUMMARY)
     return folder
 
 
@@ -118,7 +118,7 @@ def test_damaged_runs_are_left_out_with_the_reason(tmp_path, kind, reason):
 
 def test_results_moved_aside_are_left_out(tmp_path):
     folder = write_run(tmp_path, run_id="run", test_accuracy=1.0)
-    moved = results.prepare(folder)
+    moved = run_folder.prepare(folder)
     with pytest.raises(ConfigurationError, match=r"no finished run.*1 unfinished, damaged or"):
         collect(tmp_path)
     write_run(tmp_path, run_id="other")

@@ -24,8 +24,8 @@ import torchvision
 from PIL import Image
 
 from common import datasets
+from common.base.errors import ConfigurationError
 from common.datasets import DATASETS, folders, sources, tiny_imagenet
-from common.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.base.seeding import generator
 from common.pruning import Method, kept, prunable, scores
 from common.pruning.distributions import DISTRIBUTIONS, erk, smart_ratio, uniform
 from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context
-from common.seeding import generator
 
 shapes_of_layers = st.lists(
     st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple), min_size=1, max_size=7

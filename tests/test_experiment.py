@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import ConfigurationError
-from common.experiment import DEFAULT_PROTOCOL, PARAMETERS, configure, from_notebook
+from common.base.errors import ConfigurationError
+from common.base.seeding import generator
 from common.models import MODELS
-from common.protocols import PROTOCOLS
 from common.pruning import METHODS
-from common.seeding import generator
+from common.runs.experiment import DEFAULT_PROTOCOL, PARAMETERS, configure, from_notebook
+from common.training.protocols import PROTOCOLS
 
 # Names
 
@@ -194,8 +194,8 @@ def test_a_model_takes_the_data_sets_images_or_says_so(model, dataset):
 # Protocols: the numbers of science.md's table, written out once more
 
 
-COMMON = {"batch_size": 128, "learning_rate": 0.1, "gamma": 0.1, "momentum": 0.9}
-COMMON |= {"weight_decay": 1e-4, "init": "kaiming_normal", "augment": "flip_crop"}
+common = {"batch_size": 128, "learning_rate": 0.1, "gamma": 0.1, "momentum": 0.9}
+common |= {"weight_decay": 1e-4, "init": "kaiming_normal", "augment": "flip_crop"}
 VGG_ON_CIFAR = {
     "seed": {"epochs": 80, "milestones": (40, 60), "nesterov": False, "batchnorm": "uniform"},
     "frankle2021": {"epochs": 160, "milestones": (80, 120), "nesterov": False},
@@ -225,7 +225,7 @@ TINY = {"epochs": 100, "learning_rate": 0.01, "milestones": (30, 60, 80)}
 )
 def test_protocols(protocol, model, dataset, difference):
     hyper = configure("random", protocol=protocol, model=model, dataset=dataset).hyper
-    expected = {**COMMON, **VGG_ON_CIFAR[protocol], **difference}
+    expected = {**common, **VGG_ON_CIFAR[protocol], **difference}
     found = dataclasses.asdict(hyper)
     assert {name: found[name] for name in expected} == expected
     assert (hyper.name, hyper.model, hyper.dataset) == (protocol, model, dataset)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as torch_prune
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 from common.pruning import (
     about_masks,
     apply,

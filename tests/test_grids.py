@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common import datasets
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 from common.sweep import claims, grid, plan
 from common.sweep.estimate import Estimate, in_words
 from common.sweep.job import Job

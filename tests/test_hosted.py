@@ -14,13 +14,14 @@ import papermill
 import pytest
 import torch
 
-from common import bootstrap, environment
-from common.archive import pack
+from common.base import bootstrap, environment
+from common.base.errors import ConfigurationError
+from common.commands import doctor
 from common.datasets import folders
-from common.errors import ConfigurationError
-from common.experiment import configure
+from common.results.archive import pack
+from common.runs.experiment import configure
 from common.studies import tables
-from common.sweep import doctor, execute
+from common.sweep import execute
 
 ROOT = Path(__file__).resolve().parent.parent
 

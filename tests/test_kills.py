@@ -14,8 +14,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from common.collected import collect
-from common.environment import ROOT
+from common.base.paths import ROOT
+from common.results.collected import collect
 
 TIMED = ["prune_seconds", "train_seconds", "images_per_second", "started_at", "seconds"]
 TIMED += ["code_version"]  # a commit may be made meanwhile

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from common import datasets
+from common.base.errors import ConfigurationError
 from common.datasets import Dataset, Loader, Spec, scoring_batch
-from common.errors import ConfigurationError
 
 COUNT, HEIGHT, WIDTH = 230, 6, 9  # not square: rows and columns must not be mixed up
 PLAIN = (torch.zeros(3), torch.full((3,), 1 / 255))  # with these the normalised pixels are uint8's

@@ -15,12 +15,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from common.base.seeding import generator
 from common.models import initialise
 from common.pruning import METHODS, Method, kept, masks, prunable, prune, scores
 from common.pruning.masks import NonFiniteScoresError, density_after, keep_count, select
 from common.pruning.rounds import Round, prune_rounds
 from common.pruning.scores import Context
-from common.seeding import generator
 
 # What scores can look like; each takes (numpy Generator, how many) and returns float64.
 SHAPES_OF_SCORES = {

@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from common.experiment import configure
+from common.base.seeding import generator
 from common.models import build, initialise
 from common.pruning import METHODS, kept, prunable
-from common.run import Run
-from common.seeding import generator
+from common.runs.experiment import configure
+from common.runs.run import Run
 
 VARIANTS = [(method, variant) for method, variants in METHODS.items() for variant in variants]
 # They look at neither data nor weights, so training changes nothing for them.

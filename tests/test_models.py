@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from common.base.errors import ConfigurationError
+from common.base.seeding import generator
 from common.datasets import DATASETS
-from common.errors import ConfigurationError
 from common.models import BATCHNORM, INITIALISATIONS, MODELS, build, check, initialise
-from common.seeding import generator
 
 VGG_WIDTHS = {
     11: [64, 128, 256, 256, 512, 512, 512, 512],

@@ -10,16 +10,16 @@ import nbformat
 import papermill
 import pytest
 
-from common import registry
-from common.collected import collect
 from common.datasets import DATASETS
-from common.experiment import PARAMETERS, PRECISIONS, configure
 from common.models import MODELS
-from common.protocols import PROTOCOLS
 from common.pruning.ablations import ABLATIONS
-from common.reference import SOURCES as PUBLISHED
-from common.registry import names, variants
-from common.results import EPOCHS, LAYERS, SUMMARY
+from common.results.collected import collect
+from common.results.reference import SOURCES as PUBLISHED
+from common.results.schema import EPOCHS, LAYERS, SUMMARY
+from common.runs import registry
+from common.runs.experiment import PARAMETERS, PRECISIONS, configure
+from common.runs.registry import names, variants
+from common.training.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(

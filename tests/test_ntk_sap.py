@@ -10,15 +10,15 @@ import torch
 from torch import nn
 from torch.func import functional_call, jacrev
 
-from common.errors import ConfigurationError
-from common.experiment import configure
+from common.base.errors import ConfigurationError
+from common.base.seeding import generator
 from common.models import initialise
 from common.pruning import METHODS, Method, kept, ntk_sap, prunable, prune
 from common.pruning.ntk_sap import EPSILON, ntk_trace, output_change
 from common.pruning.rounds import Round, prune_rounds
 from common.pruning.scores import Context
-from common.run import Run
-from common.seeding import generator
+from common.runs.experiment import configure
+from common.runs.run import Run
 
 
 def redraw(model: nn.Module, stream: torch.Generator) -> None:

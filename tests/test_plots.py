@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from common import collected, plots, reference
-from common.environment import ROOT
-from common.errors import ConfigurationError
+from common import plots
+from common.base.errors import ConfigurationError
+from common.base.paths import ROOT
 from common.plots import style
+from common.results import collected, reference
 
 METHODS = ["random", "magnitude", "SNIP", "grasp", "synflow"]
 SIZES = {"conv1": 432, "conv2": 9216, "linear": 640}

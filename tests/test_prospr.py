@@ -10,12 +10,12 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from common.errors import ConfigurationError
-from common.experiment import configure
+from common.base.errors import ConfigurationError
 from common.pruning import apply, kept, prospr, prunable, prune, scores
 from common.pruning.prospr import LEARNING_RATE, MOMENTUM, STEPS, training
 from common.pruning.scores import Context
-from common.run import Run
+from common.runs.experiment import configure
+from common.runs.run import Run
 
 
 def network() -> nn.Module:

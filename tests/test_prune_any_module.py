@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 from common.pruning import apply, kept, prunable, prune, scores
 from common.pruning.scores import Context
 

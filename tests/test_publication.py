@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 
 from common import plots
-from common.collected import Collected, collect, write_collected
-from common.errors import ConfigurationError
-from common.sweep import publish
+from common.base.errors import ConfigurationError
+from common.commands import publish
+from common.results.collected import Collected, collect, write_collected
 from trials.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from common import models
-from common.experiment import configure
-from common.protocols import PROTOCOLS
 from common.pruning import METHODS, ablations
-from common.run import Run
+from common.runs.experiment import configure
+from common.runs.run import Run
 from common.sweep.grid import load
+from common.training.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,15 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import callbacks, registry, results
-from common.collected import collect, write_collected
-from common.errors import ConfigurationError
-from common.experiment import PARAMETERS, configure, from_notebook
+from common.base.errors import ConfigurationError
 from common.pruning import METHODS
-from common.registry import Option, Table, Trial
-from common.run import Run
+from common.results import run_folder, schema
+from common.results.collected import collect, write_collected
+from common.runs import registry
+from common.runs.experiment import PARAMETERS, configure, from_notebook
+from common.runs.registry import Option, Table, Trial
+from common.runs.run import Run
+from common.runs.values import number_in, one_of, whole_from
 from common.sweep import grid, plan
-from common.values import number_in, one_of, whole_from
+from common.training import callbacks
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = (
@@ -170,9 +172,9 @@ def finished(folder, rows, **parameters):
     """A run of the made-up trial that leaves these rows of steps.csv."""
     run = Run(configure("made_up", epochs=3, device="cpu", results_dir=folder, **parameters))
     run.score(), run.prune()
-    run._train = lambda *_: callbacks.History([dict.fromkeys(results.EPOCHS, 0)] * 2)
+    run._train = lambda *_: callbacks.History([dict.fromkeys(schema.EPOCHS, 0)] * 2)
     run.train()
-    results.write_csv(run.experiment.folder / "steps.csv", rows, STEPS.columns)
+    run_folder.write_csv(run.experiment.folder / "steps.csv", rows, STEPS.columns)
     run.save()
     return run.experiment.folder
 
@@ -205,7 +207,7 @@ def test_further_tables_of_a_trial_are_collected(tmp_path, monkeypatch):
     # What is told of a run, and what follows from all rows together.
     other = finished(tmp_path, rows, order="last")
     for folder in (first, other):
-        results.write_csv(folder / "levels.csv", [{"step": len(folder.name)}], ("step",))
+        run_folder.write_csv(folder / "levels.csv", [{"step": len(folder.name)}], ("step",))
     monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN, tables=(STEPS, told)))
     table = collect(tmp_path).more["levels"].set_index("run_id")
     assert table["order"].to_dict() == {first.name: "first", other.name: "last"}

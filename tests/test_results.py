@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from common import environment, results
-from common.errors import ConfigurationError
-from common.files import EXACT
-from common.results import EPOCHS, LAYERS, SUMMARY
+from common.base import environment
+from common.base.errors import ConfigurationError
+from common.base.files import EXACT
+from common.results import run_folder
+from common.results.schema import EPOCHS, LAYERS, SUMMARY
 
 # The contract's columns, once more.
 CONTRACT = {
@@ -36,7 +37,7 @@ def test_columns_are_the_contracts():
 
 
 def test_a_csv_has_its_columns_in_order(tmp_path):
-    results.write_csv(tmp_path / "x.csv", [{"b": 1, "a": None}, {"a": 2.5, "b": 3}], ("a", "b"))
+    run_folder.write_csv(tmp_path / "x.csv", [{"b": 1, "a": None}, {"a": 2.5, "b": 3}], ("a", "b"))
     assert (tmp_path / "x.csv").read_text() == "a,b\n,1\n2.5,3\n"
     assert os.listdir(tmp_path) == ["x.csv"]
 
@@ -44,13 +45,13 @@ def test_a_csv_has_its_columns_in_order(tmp_path):
 @pytest.mark.parametrize("wrong", [{"a": 1}, {"a": 1, "b": 2, "c": 3}])
 def test_a_row_with_other_columns_is_an_error_and_writes_nothing(tmp_path, wrong):
     with pytest.raises(ValueError, match=r"x\.csv: columns differ"):
-        results.write_csv(tmp_path / "x.csv", [{"a": 1, "b": 2}, wrong], ("a", "b"))
+        run_folder.write_csv(tmp_path / "x.csv", [{"a": 1, "b": 2}, wrong], ("a", "b"))
     assert not list(tmp_path.iterdir())
 
 
 def test_numbers_come_back_as_they_were(tmp_path):
     values = [0.1 + 0.2, 1e-300, 1 / 3, 2**53, float("inf")]
-    results.write_csv(tmp_path / "x.csv", [{"seconds": value} for value in values], ["seconds"])
+    run_folder.write_csv(tmp_path / "x.csv", [{"seconds": value} for value in values], ["seconds"])
     table = pd.read_csv(tmp_path / "x.csv", **EXACT)
     assert table["seconds"].tolist() == values
 
@@ -66,7 +67,7 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path, before):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        results.write_atomically(path, fail)
+        run_folder.write_atomically(path, fail)
     assert [p.name for p in tmp_path.iterdir()] == (["summary.csv"] if before else [])
     assert not before or path.read_text() == before
 
@@ -80,7 +81,7 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
         assert path.read_text() == "old"
         temporary.write_text("new")
 
-    results.write_atomically(path, write)
+    run_folder.write_atomically(path, write)
     assert path.read_text() == "new"
 
 
@@ -93,12 +94,12 @@ def test_a_file_takes_its_place_in_one_step_or_not_at_all(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="went down"):
-        results.write_atomically(tmp_path / "x", lambda path: path.write_text("new"))
+        run_folder.write_atomically(tmp_path / "x", lambda path: path.write_text("new"))
     assert (tmp_path / "x").read_text() == "old"
 
 
 def test_progress_is_json_for_an_onlooker(tmp_path):
-    results.report(tmp_path, "train", 3, 80, 71.5)
+    run_folder.report(tmp_path, "train", 3, 80, 71.5)
     state = json.loads((tmp_path / "progress.json").read_text())
     assert state.pop("updated") > 0
     assert state == {"stage": "train", "epoch": 3, "epochs": 80, "test_accuracy": 71.5}
@@ -109,22 +110,22 @@ def test_progress_is_json_for_an_onlooker(tmp_path):
 
 def test_prepare_makes_the_folder_and_keeps_what_is_unfinished(tmp_path):
     folder = tmp_path / "grid" / "SNIP" / "run"
-    assert results.prepare(folder) is None
+    assert run_folder.prepare(folder) is None
     (folder / "checkpoint.pt").write_text("half-way")
-    assert results.prepare(folder) is None
+    assert run_folder.prepare(folder) is None
     assert os.listdir(folder) == ["checkpoint.pt"]
 
 
 def test_prepare_moves_a_finished_result_aside_and_overwrites_none(tmp_path):
     folder = tmp_path / "run"
     for number in (1, 2, 3):
-        results.prepare(folder)
+        run_folder.prepare(folder)
         (folder / "summary.csv").write_text(f"result {number}")
-        assert results.is_done(folder)
-    moved = results.prepare(folder)
+        assert run_folder.is_done(folder)
+    moved = run_folder.prepare(folder)
     assert moved == tmp_path / "run.3"
     assert not list(folder.iterdir())
-    assert not results.is_done(folder)
+    assert not run_folder.is_done(folder)
     for number in (1, 2, 3):
         kept = tmp_path / f"run.{number}" / "summary.csv"
         assert kept.read_text() == f"result {number}"
@@ -136,7 +137,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path, where):
     folder = tmp_path / "file" / "results" if where == "under a file" else "/proc/self/results"
     folder = tmp_path / folder
     with pytest.raises(ConfigurationError) as caught:
-        results.prepare(folder)
+        run_folder.prepare(folder)
     assert str(caught.value).startswith(f"results_dir: {folder} cannot be written (")
     assert "choose a folder that you may write to" in str(caught.value)
 

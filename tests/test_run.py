@@ -9,17 +9,19 @@ import pandas as pd
 import pytest
 import torch
 
-from common import callbacks, datasets, results, training
-from common.collected import collect
-from common.errors import ConfigurationError
-from common.experiment import PARAMETERS, configure
-from common.files import EXACT
+from common import datasets
+from common.base.errors import ConfigurationError
+from common.base.files import EXACT
+from common.base.seeding import generator
 from common.models import initialise
 from common.pruning import METHODS, prunable, prune
 from common.pruning.diagnostics import effective_masks, multiply_adds
-from common.results import EPOCHS, LAYERS, SUMMARY
-from common.run import Run
-from common.seeding import generator
+from common.results import run_folder
+from common.results.collected import collect
+from common.results.schema import EPOCHS, LAYERS, SUMMARY
+from common.runs.experiment import PARAMETERS, configure
+from common.runs.run import Run
+from common.training import callbacks, loop
 
 PRUNABLE = 97_552  # of small_vgg on digits
 TIMED = {"summary": ["prune_seconds", "train_seconds", "images_per_second", "started_at"]}
@@ -167,7 +169,7 @@ def test_run_json_tells_everything_to_do_it_again(tmp_path):
     assert content["hyperparameters"]["learning_rate"] == 0.1
     assert torch.__version__.startswith(content["versions"]["torch"])
     assert {"device", "precision", "code_version", "started_at"} <= set(content)
-    assert not results.is_done(run.experiment.folder)
+    assert not run_folder.is_done(run.experiment.folder)
 
 
 def test_the_run_prunes_as_the_core_does(tmp_path):
@@ -204,7 +206,7 @@ def test_pretraining_is_the_beginning_of_the_protocols_training(tmp_path):
     dense = Run(configured(tmp_path / "dense", epochs=8))
     data, hyper = dense.data, dense.experiment.hyper
     statistics = (data.mean, data.std, hyper.batch_size)
-    training.train(
+    loop.train(
         *(dense.model, {}),
         datasets.Loader(data.train_images, data.train_labels, *statistics, seed=0),
         datasets.Loader(data.test_images, data.test_labels, *statistics),
@@ -256,19 +258,19 @@ class Killed(BaseException):
 def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch):
     expected = carry_out(configured(tmp_path / "straight", epochs=3))
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
-    report = results.report
+    report = run_folder.report
 
     def kill(folder, stage, epoch, *rest):
         report(folder, stage, epoch, *rest)
         if stage == "train" and epoch == 2:
             raise Killed
 
-    monkeypatch.setattr(results, "report", kill)
+    monkeypatch.setattr(run_folder, "report", kill)
     with pytest.raises(Killed):
         carry_out(configured(tmp_path, epochs=3))
-    monkeypatch.setattr(results, "report", report)
+    monkeypatch.setattr(run_folder, "report", report)
     folder = configured(tmp_path, epochs=3).folder
-    assert not results.is_done(folder)
+    assert not run_folder.is_done(folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         *("checkpoint.pt", "progress.json", "run.json")
     ]

@@ -14,11 +14,11 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from common.base.seeding import generator
 from common.models import MODELS, initialise
 from common.pruning import METHODS, prunable, scores
 from common.pruning.diagnostics import flow_through_units
 from common.pruning.scores import GRASP_TEMPERATURE, Context, synaptic_flow
-from common.seeding import generator
 
 DTYPES = (torch.float32, torch.float64)
 

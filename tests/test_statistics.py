@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.statistics import mean_interval, paired_differences
+from common.results.statistics import mean_interval, paired_differences
 
 SETTING = {"dataset": "digits", "model": "small_vgg", "protocol": "quick", "epochs": 8}
 

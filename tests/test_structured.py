@@ -17,19 +17,30 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from common import callbacks, plots, results, training
-from common.collected import collect
-from common.errors import ConfigurationError
-from common.experiment import configure
-from common.files import EXACT
+from common.base.errors import ConfigurationError
+from common.base.files import EXACT
+from common.base.seeding import generator
 from common.pruning import kept, prunable
 from common.pruning.diagnostics import multiply_adds
-from common.results import EPOCHS, LAYERS, SUMMARY
-from common.seeding import generator
-from common.structured import channels, compared, cost, export, penalty, published, removal, tables
-from common.structured.run import FilterRun
+from common.results import run_folder
+from common.results.collected import collect
+from common.results.schema import EPOCHS, LAYERS, SUMMARY
+from common.runs.experiment import configure
+from common.structured import (
+    channels,
+    compared,
+    cost,
+    export,
+    filter_plots,
+    penalty,
+    published,
+    removal,
+    tables,
+)
+from common.structured.filter_run import FilterRun
 from common.structured.training import step_length
 from common.sweep import grid, plan
+from common.training import callbacks, loop
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = (1, 8, 8)
@@ -596,20 +607,20 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     tmp_path, monkeypatch, undisturbed, stage, epoch
 ):
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
-    report, train = results.report, training.train
+    report, train = run_folder.report, loop.train
 
     def kill(folder, told, at, *rest):
         report(folder, told, at, *rest)
         if (told, at) == (stage, epoch):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "report", kill)
+    monkeypatch.setattr(run_folder, "report", kill)
     with pytest.raises(KeyboardInterrupt):
         carry_out(configured(tmp_path, **LENGTHS))
-    monkeypatch.setattr(results, "report", report)
+    monkeypatch.setattr(run_folder, "report", report)
     begun = []
     monkeypatch.setattr(
-        training,
+        loop,
         "train",
         lambda *a, stage, **k: begun.append(stage.name) or train(*a, stage=stage, **k),
     )
@@ -623,9 +634,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
 
 
 def test_runs_that_differ_in_what_they_remove_train_once(tmp_path, monkeypatch):
-    train, begun = training.train, []
+    train, begun = loop.train, []
     monkeypatch.setattr(
-        training,
+        loop,
         "train",
         lambda *a, stage, **k: begun.append(stage.name) or train(*a, stage=stage, **k),
     )
@@ -695,7 +706,7 @@ def test_describe_says_what_will_run(tmp_path):
 
 
 def test_figures_show_the_run(quick):
-    figure = plots.filter_norms(tables.filters(quick))
+    figure = filter_plots.filter_norms(tables.filters(quick))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     shapes = tables.shapes(quick)
     assert titles == [
@@ -703,20 +714,20 @@ def test_figures_show_the_run(quick):
         for row in shapes.iloc[:-1].to_dict("records")
     ]
     assert sum(len(c.get_segments()) for c in figure.axes[0].collections) == 16
-    bars = plots.filters_left(shapes).axes[0].containers
+    bars = filter_plots.filters_left(shapes).axes[0].containers
     assert [bar.get_height() for bar in bars[1]] == shapes["filters_kept"].tolist()
     heights = [
         bar.get_height()
-        for c in plots.cost_beside_mask(quick.costs).axes[0].containers
+        for c in filter_plots.cost_beside_mask(quick.costs).axes[0].containers
         for bar in c
     ]
     assert heights[5:8] == [100, 100, 100]
     assert all(height < 40 for height in heights[:3])
     sparse = tables.sparse(quick)
-    lines = plots.penalty(sparse).axes[0].lines
+    lines = filter_plots.penalty(sparse).axes[0].lines
     assert lines[0].get_ydata().tolist() == sparse["penalty"].tolist()
     with pytest.raises(ConfigurationError, match="empty"):
-        plots.filter_norms(pd.DataFrame(columns=tables.FILTERS))
+        filter_plots.filter_norms(pd.DataFrame(columns=tables.FILTERS))
 
 
 def test_variants_stand_beside_each_other_with_the_work_they_really_do():
@@ -734,7 +745,7 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
     summary = pd.DataFrame(rows).assign(
         dataset="digits", model="small_vgg", protocol="quick", epochs=1, seed=0, device="cpu"
     )
-    left, work = plots.filter_variants(summary).axes
+    left, work = filter_plots.filter_variants(summary).axes
     assert len(left.lines) == 2 * 4, "means and runs"
     assert [text.get_text() for text in left.figure.legends[0].get_texts()] == [
         "group lasso, proximal, λ = 0.1",
@@ -744,7 +755,7 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
     ]
     # What all runs have is told in the caption, or not at all.
     longer = summary.assign(variant=summary["variant"] + "+sparse_epochs-16")
-    figure = plots.filter_variants(longer)
+    figure = filter_plots.filter_variants(longer)
     assert "sparse" not in "".join(text.get_text() for text in figure.legends[0].get_texts())
     assert "16 epochs of training" in " ".join(figure.get_supxlabel().split())
     assert work.lines[0].get_xdata().tolist() == pytest.approx([50, 20])
@@ -760,18 +771,18 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
             (tables.MASKED, 1.01),
         )
     ]
-    _, _, *timed = plots.filter_variants(summary, pd.DataFrame(times)).axes
+    _, _, *timed = filter_plots.filter_variants(summary, pd.DataFrame(times)).axes
     assert [axes.get_title(loc="left") for axes in timed] == ["cpu", "", "gpu", ""]
     for axes, share in zip(timed, (50, 50, 75, 75), strict=True):
         assert axes.lines[0].get_xdata().tolist() == [share, share]
         assert axes.lines[6].get_xdata().tolist() == pytest.approx([101, 101])
     # What lies close together is enlarged where something else lies far below.
     lower = summary.assign(test_accuracy=[90.0] * 7 + [50.0])
-    whole, _, near, _ = plots.filter_variants(lower).axes
+    whole, _, near, _ = filter_plots.filter_variants(lower).axes
     assert near.get_title(loc="left") == "Close-up"
     assert whole.get_ylim()[0] < 50 < 85 < near.get_ylim()[0] < 90 < near.get_ylim()[1]
     with pytest.raises(ConfigurationError, match="no run of filter_lasso"):
-        plots.filter_variants(summary.assign(method="SNIP"))
+        filter_plots.filter_variants(summary.assign(method="SNIP"))
 
 
 def test_changes_are_against_the_network_without_a_penalty():
@@ -798,7 +809,7 @@ def test_changes_are_against_the_network_without_a_penalty():
 def test_published_points():
     found = published.headlines()
     assert found["removed"].tolist() == [0.64, 0.64, 0.88]
-    figure = plots.published_filters(found, [("ours", 0.8, 0.5)])
+    figure = filter_plots.published_filters(found, [("ours", 0.8, 0.5)])
     points = [tuple(float(v[0]) for v in line.get_data()) for line in figure.axes[0].lines[:4]]
     assert points[0] == pytest.approx((64, 0.15))
     assert points[3] == pytest.approx((80, 0.5))
@@ -807,7 +818,7 @@ def test_published_points():
     assert figure.axes[0].get_ylim()[0] > -1
     # Those of one label are one line, and what fell far below is told, not shown.
     several = [("ours", 0.9, -30.0), ("ours", 0.5, 0.1), ("other", 0.5, 0.2)]
-    figure = plots.published_filters(found, several)
+    figure = filter_plots.published_filters(found, several)
     assert figure.axes[0].lines[3].get_xdata().tolist() == [50, 90]
     assert len(figure.axes[0].lines) == 3 + 2 + 1
     assert figure.axes[0].get_ylim()[0] == -5
@@ -835,7 +846,7 @@ def test_the_shipped_grid(tmp_path):
         assert folder == job.folder
     table = collect(tmp_path).summary
     assert len(table) == 3
-    assert plots.filter_variants(table).axes[0].lines
+    assert filter_plots.filter_variants(table).axes[0].lines
 
 
 def test_the_study_on_digits_is_what_the_grid_tells(tmp_path):

@@ -13,24 +13,24 @@ import papermill
 import pytest
 import torch
 
-from common.environment import hardware
-from common.errors import ConfigurationError
-from common.experiment import configure
-from common.plots import collapse as figures
-from common.plots.studies import made_from
+from common.base.environment import hardware
+from common.base.errors import ConfigurationError
 from common.plots.tables import described
 from common.pruning import METHODS, find, prunable
 from common.pruning.diagnostics import gradient_norm
 from common.pruning.scores import GRASP_TEMPERATURE
-from common.run import Run
+from common.runs.experiment import configure
+from common.runs.run import Run
 from common.studies import (
+    batchnorm,
     conservation,
     inversion,
     inversion_curves,
     inversion_tables,
     layer_collapse,
-    signal,
 )
+from common.studies import layer_collapse_plots as figures
+from common.studies.captions import made_from
 from common.studies.conservation import Kind
 from common.studies.layer_collapse import Line
 from common.studies.network import SETTING, Setting
@@ -355,7 +355,7 @@ IMAGES = torch.tensor([[[[1.0, -1]], [[3, -3]]], [[[-1, 1]], [[3, -3]]]])
 
 def test_variances_are_those_of_the_closed_form(one_convolution):
     state = {name: t.clone() for name, t in one_convolution.state_dict().items()}
-    found, logits = signal.variances(one_convolution.eval(), IMAGES)
+    found, logits = batchnorm.variances(one_convolution.eval(), IMAGES)
     assert found["1"].tolist() == [4.0, 2.25, 0.0]
     # What BatchNorm makes of them: variance / (variance + epsilon).
     after = logits.unflatten(1, (3, 2)).transpose(0, 1).flatten(1).var(1, correction=0)
@@ -366,15 +366,15 @@ def test_variances_are_those_of_the_closed_form(one_convolution):
 
 
 def test_tiny_weights_fall_below_epsilon_and_the_output_with_them(one_convolution):
-    usual = signal.variances(one_convolution, IMAGES)[1].std()
+    usual = batchnorm.variances(one_convolution, IMAGES)[1].std()
     with torch.no_grad():
         one_convolution[0].weight.mul_(1e-4)
-    found, logits = signal.variances(one_convolution, IMAGES)
+    found, logits = batchnorm.variances(one_convolution, IMAGES)
     assert found["1"][:2].tolist() == pytest.approx([4e-8, 2.25e-8])
     assert (found["1"] < one_convolution[1].eps).all()
     assert logits.std() < 0.1 * usual
-    with signal.epsilon(one_convolution, signal.TINY):
-        _, logits = signal.variances(one_convolution, IMAGES)
+    with batchnorm.epsilon(one_convolution, batchnorm.TINY):
+        _, logits = batchnorm.variances(one_convolution, IMAGES)
     assert float(logits.std()) == pytest.approx(float(usual), rel=1e-5)
     assert one_convolution[1].eps == 1e-5
 
@@ -382,12 +382,12 @@ def test_tiny_weights_fall_below_epsilon_and_the_output_with_them(one_convolutio
 def test_a_tiny_epsilon_and_rescaled_layers_are_the_same_function(tiny):
     """In float32: a tiny epsilon is numerically sound."""
     masks = inversion.inverted(tiny, "magnitude", 0.5).masks
-    norms = signal._norms(tiny, masks)
+    norms = batchnorm._norms(tiny, masks)
     images = tiny.data.train_images[:32].permute(0, 3, 1, 2) / 255
-    with signal.epsilon(tiny.module, signal.TINY):
-        before, small = signal.variances(tiny.module, images)
-        signal.rescale(tiny.module, norms)
-        after, large = signal.variances(tiny.module, images)
+    with batchnorm.epsilon(tiny.module, batchnorm.TINY):
+        before, small = batchnorm.variances(tiny.module, images)
+        batchnorm.rescale(tiny.module, norms)
+        after, large = batchnorm.variances(tiny.module, images)
     assert all(after[name].mean() > 2 * before[name].mean() for name in after)
     last = list(prunable(tiny.module))[-1]
     factor = norms[last] / float(tiny.fresh().get_parameter(last).detach()[masks[last]].norm())
@@ -397,9 +397,9 @@ def test_a_tiny_epsilon_and_rescaled_layers_are_the_same_function(tiny):
 @pytest.fixture(scope="module")
 def measured_signal(tmp_path_factory):
     home = tmp_path_factory.mktemp("signal")
-    signal.measure_signal(home, ["magnitude", "SNIP"], [0.6, 0.98], [0], setting=TINY)
-    runs = [("magnitude", "inverted", 0.98, treatment) for treatment in signal.TREATMENTS]
-    signal.measure_training(
+    batchnorm.measure_signal(home, ["magnitude", "SNIP"], [0.6, 0.98], [0], setting=TINY)
+    runs = [("magnitude", "inverted", 0.98, treatment) for treatment in batchnorm.TREATMENTS]
+    batchnorm.measure_training(
         home, runs, [0], steps=4, records=2, test_images=50, batch_size=16, setting=TINY
     )
     return read(home / "signal.csv"), read(home / "signal_training.csv")
@@ -415,14 +415,14 @@ def test_masks_of_the_signal_are_those_of_the_inversion_study(measured_signal, t
 
 def test_each_treatment_starts_from_the_same_mask(measured_signal):
     _, training = measured_signal
-    assert training["epsilon"].tolist() == [1e-5] * 3 + [signal.TINY] * 3 + [1e-5] * 3
+    assert training["epsilon"].tolist() == [1e-5] * 3 + [batchnorm.TINY] * 3 + [1e-5] * 3
     assert training.groupby("treatment")["step"].apply(list).tolist() == [[0, 2, 4]] * 3
     assert np.isfinite(training["test_loss"]).all()
 
 
 def test_a_network_without_batchnorm_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="BatchNorm"):
-        signal.measure_signal(
+        batchnorm.measure_signal(
             tmp_path, ["magnitude"], [0.5], [0], setting=replace(TINY, model="lenet_300_100")
         )
 
@@ -447,7 +447,7 @@ def source(study):
 def quoted_of_the_signal():
     """The sentences of the notebook that quote the tables, made from the tables."""
     home = COMMITTED / "inversion"
-    of_all = signal.summary(read(home / "signal.csv"))
+    of_all = batchnorm.summary(read(home / "signal.csv"))
     of_all = of_all[of_all["procedure"] == "inverted"]
 
     def below(model, sparsity, column="layers_below"):
@@ -511,7 +511,7 @@ def test_committed_variances_hold_together():
     assert (
         rows.loc[rows["kept"] == 0, "channels_empty"] == rows["channels"][rows["kept"] == 0]
     ).all()
-    units = rows.groupby(list(signal.UNIT))["layer"].nunique()
+    units = rows.groupby(list(batchnorm.UNIT))["layer"].nunique()
     assert sorted(units.unique()) == [13, 21]
     for version in {*rows["code_version"]}:
         assert re.fullmatch("[0-9a-f]{12}", version)

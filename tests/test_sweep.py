@@ -21,8 +21,8 @@ import psutil
 import pytest
 import sweep_stub
 
+from common.base.paths import ROOT
 from common.sweep import claims, earlier, execute, processes
-from common.sweep.execute import ROOT
 
 PATIENCE = 60  # seconds; an upper limit for a loaded machine, never waited for
 

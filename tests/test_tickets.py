@@ -16,19 +16,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from common import callbacks, plots, reference, registry, shared, training
-from common.collected import collect
-from common.errors import ConfigurationError
-from common.experiment import PARAMETERS, configure
-from common.files import EXACT
+from common.base.errors import ConfigurationError
+from common.base.files import EXACT
 from common.pruning import kept, masks
+from common.results import reference
+from common.results.collected import collect
+from common.runs import cache, registry
+from common.runs.experiment import PARAMETERS, configure
+from common.runs.ticket_settings import densities, rewind_step
 from common.sweep import batch, earlier, grid, plan, report
 from common.sweep.job import Job
+from common.tickets import ticket_plots
 from common.tickets.columns import LEVELS
 from common.tickets.levels import collect_levels
 from common.tickets.rewind import Remaining
-from common.tickets.run import TicketRun
-from common.tickets.settings import densities, rewind_step
+from common.tickets.ticket import TicketRun
+from common.training import callbacks, loop
 
 TOTAL = 50_200  # weights of lenet_300_100 on digits
 PER_EPOCH = 23
@@ -71,7 +74,7 @@ def assert_same_state(one, two):
 def trainings(monkeypatch):
     """Every training of a run, as it is called: stage, protocol, first batch, weights before it."""
     seen = []
-    train = training.train
+    train = loop.train
 
     def noted(model, kept_weights, train_data, test_data, hyper, epochs, precision, **more):
         seen.append(
@@ -80,13 +83,13 @@ def trainings(monkeypatch):
                 "hyper": hyper,
                 "epochs": epochs,
                 "data": train_data,
-                "state": shared.copy_state(model),
+                "state": cache.copy_state(model),
                 "masks": dict(kept_weights),
             }
         )
         return train(model, kept_weights, train_data, test_data, hyper, epochs, precision, **more)
 
-    monkeypatch.setattr(training, "train", noted)
+    monkeypatch.setattr(loop, "train", noted)
     return seen
 
 
@@ -220,7 +223,7 @@ def test_weights_are_those_of_that_step(tmp_path, trainings, point):
             torch.nn.functional.cross_entropy(plain.model(images), labels).backward()
             optimizer.step()
             done += 1
-    reached = shared.copy_state(plain.model)
+    reached = cache.copy_state(plain.model)
     for one in trainings[1:3]:
         for name, value in one["state"].items():
             mask = one["masks"].get(name, torch.ones(()).bool())
@@ -402,14 +405,14 @@ def test_an_earlier_sessions_networks_are_taken_over(tmp_path, trainings):
 
 CHILD = """
 import sys
-from common import training
-from common.experiment import configure
-from common.tickets.run import TicketRun
-train = training.train
+from common.training import loop
+from common.runs.experiment import configure
+from common.tickets.ticket import TicketRun
+train = loop.train
 def noted(*arguments, **more):
     print(more["stage"].name, flush=True)
     return train(*arguments, **more)
-training.train = noted
+loop.train = noted
 run = TicketRun(configure("lottery_ticket", model="lenet_300_100", epochs=2, levels=1, device="cpu",
                           retrain=sys.argv[2], results_dir=sys.argv[1]))
 run.prune(); run.train(); run.save()
@@ -460,7 +463,7 @@ def test_a_run_killed_in_any_level_goes_on_to_the_same_result(
             carry_out(configured(tmp_path / "killed", **given_options))
     again = carry_out(configured(tmp_path / "killed", **given_options))
     assert_same_tables(untimed(alone.experiment.folder), untimed(again.experiment.folder))
-    assert_same_state(shared.copy_state(alone.model), shared.copy_state(again.model))
+    assert_same_state(cache.copy_state(alone.model), cache.copy_state(again.model))
     assert sorted(path.name for path in again.experiment.folder.iterdir()) == [
         *("epochs.csv", "layers.csv", "levels.csv", "run.json", "summary.csv")
     ]
@@ -604,10 +607,10 @@ def test_levels_are_those_of_the_runs_that_count(tmp_path):
 def test_packing_keeps_every_bit(tmp_path, model, count):
     run = TicketRun(configured(tmp_path, epochs=0, levels=1, model=model))
     run.prune()
-    state = shared.copy_state(run.model)
-    small = shared.packed(state, run.masks)
+    state = cache.copy_state(run.model)
+    small = cache.packed(state, run.masks)
     assert sum(value.numel() for name, value in small.items() if name in run.masks) == count
-    assert_same_state(shared.unpacked(small, run.masks), state)
+    assert_same_state(cache.unpacked(small, run.masks), state)
     hyper = dataclasses.asdict(run.experiment.hyper)
     identity = json.loads((run.shared.folder / "identity.json").read_text())
     assert identity["hyperparameters"]["init"] == hyper["init"]
@@ -646,7 +649,7 @@ def drawn(axes):
 
 def test_an_altered_ticket_counts_with_its_last_level_alone():
     table = made_up_levels()
-    figure = plots.tickets_compared(table[table["retrain"] == "rewind_weights"], "ablation")
+    figure = ticket_plots.tickets_compared(table[table["retrain"] == "rewind_weights"], "ablation")
     ticket, shuffled = sorted(drawn(figure.axes[0]), key=lambda line: -len(line.get_xdata()))
     assert ticket.get_xdata() == pytest.approx([50, 10, 2])
     assert ticket.get_ydata() == pytest.approx([90.5] * 3)
@@ -658,32 +661,32 @@ def test_levels_that_runs_share_count_once():
     table = made_up_levels()
     longer = table.assign(run_id=table["run_id"] + "longer")
     both = pd.concat([table, longer])
-    one = plots.tickets_table(table, "retrain")
-    assert one.equals(plots.tickets_table(both, "retrain"))
+    one = ticket_plots.tickets_table(table, "retrain")
+    assert one.equals(ticket_plots.tickets_table(both, "retrain"))
     assert one.loc[2.0, "fine-tuned"] == "90.50 ± 0.71 (2)"
 
 
 def test_tables_have_the_levels_that_all_have():
     table = made_up_levels(seeds=(3,))
-    compared = plots.tickets_table(table[table["retrain"] == "rewind_weights"], "ablation")
+    compared = ticket_plots.tickets_table(table[table["retrain"] == "rewind_weights"], "ablation")
     assert compared.index.tolist() == [2.0]
     assert compared.loc[2.0].tolist() == ["93.00 (1)", "78.00 (1)"]
 
 
 def test_ours_beside_the_published_curves():
-    figure = plots.retraining_compared(made_up_levels(), reference.retraining())
+    figure = ticket_plots.retraining_compared(made_up_levels(), reference.retraining())
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert "LeNet-300-100, Digits, iterative" in titles
     assert "LeNet-300-100, Digits, one-shot" not in titles
     assert sum("ResNet" in title for title in titles) == 4
-    together = plots.retraining_compared(
+    together = ticket_plots.retraining_compared(
         made_up_levels(model="resnet20", dataset="cifar10", levels=1), reference.retraining()
     )
     (axes,) = [
         a for a in together.axes if a.get_title(loc="left").endswith("20, CIFAR-10, one-shot")
     ]
     assert len(drawn(axes)) == 4 + 2
-    alone = plots.retraining_compared(None, reference.retraining())
+    alone = ticket_plots.retraining_compared(None, reference.retraining())
     assert len(alone.axes) == 4
 
 
@@ -697,24 +700,26 @@ def test_published_curves_are_those_of_the_table():
 
 def test_a_runs_own_figures(tmp_path):
     run = carry_out(configured(tmp_path))
-    accuracy, stopping = plots.ticket_levels(run.levels()).axes
+    accuracy, stopping = ticket_plots.ticket_levels(run.levels()).axes
     assert drawn(accuracy)[0].get_ydata().tolist() == run.levels()["test_accuracy"].tolist()
     assert drawn(stopping)[0].get_ydata().tolist() == run.levels()["early_stop_iteration"].tolist()
-    figure = plots.kept_weights(run.initial, run.trained, run.masks)
+    figure = ticket_plots.kept_weights(run.initial, run.trained, run.masks)
     assert len(figure.axes) == 2
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t: plots.tickets_compared(t, "seed"), "by='seed'.*ablation"),
-        (lambda t: plots.tickets_compared(t[:0], "init"), "no finished run"),
-        (lambda t: plots.tickets_compared(t, "init", most_dense=0.001), "at most 0.001"),
+        (lambda t: ticket_plots.tickets_compared(t, "seed"), "by='seed'.*ablation"),
+        (lambda t: ticket_plots.tickets_compared(t[:0], "init"), "no finished run"),
+        (lambda t: ticket_plots.tickets_compared(t, "init", most_dense=0.001), "at most 0.001"),
         (
-            lambda t: plots.tickets_compared(pd.concat([t, t.assign(model="vgg11")]), "init"),
+            lambda t: ticket_plots.tickets_compared(
+                pd.concat([t, t.assign(model="vgg11")]), "init"
+            ),
             "model: one figure",
         ),
-        (lambda t: plots.ticket_levels(t[:0]), "the table is empty"),
+        (lambda t: ticket_plots.ticket_levels(t[:0]), "the table is empty"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(call, message):

@@ -15,14 +15,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import callbacks, datasets, environment, steps
-from common.errors import ConfigurationError
+from common import datasets
+from common.base import environment
+from common.base.errors import ConfigurationError
+from common.base.seeding import generator
 from common.models import build, initialise
-from common.protocols import PROTOCOLS
 from common.pruning import apply, prune
-from common.results import EPOCHS, checkpoint
-from common.seeding import generator
-from common.training import evaluate, train
+from common.results.run_folder import checkpoint
+from common.results.schema import EPOCHS
+from common.training import callbacks, steps
+from common.training.loop import evaluate, train
+from common.training.protocols import PROTOCOLS
 
 EPOCH_COUNT = 4
 # A rate for every epoch, written out: a tenth after the first epoch and after the third.
@@ -437,9 +440,9 @@ import re, sys, dataclasses, torch
 from pathlib import Path
 from torch import nn
 from torch.nn import functional as F
-from common import training
+from common.training import loop
 from common.datasets import Loader
-from common.protocols import PROTOCOLS
+from common.training.protocols import PROTOCOLS
 from common.pruning import prune
 
 def peak():  # of this process alone
@@ -470,7 +473,7 @@ def run(width):
         masks = {n: torch.rand(p.shape) < 0.5 for n, p in model.named_parameters() if p.dim() > 1}
         if kind == "wasteful":
             kept = [p.detach().clone() for p in model.parameters()]
-        training.train(model, masks, loader(), loader(), hyper, 1, precision)
+        loop.train(model, masks, loader(), loader(), hyper, 1, precision)
     return (peak() - before) / sum(p.numel() * p.element_size() for p in model.parameters())
 run(200)  # libraries are loaded by now
 print(run(1024))

@@ -11,9 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from common.errors import ConfigurationError, NotebookError
-
-ROOT = Path(__file__).resolve().parent.parent
+from common.base.errors import ConfigurationError, NotebookError
+from common.base.paths import ROOT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, emoji=False)
     try:
         if "results" in options:
-            from common.experiment import default_results
+            from common.runs.experiment import default_results
 
             options.results = options.results or default_results()
         return options.command(options, console)
@@ -82,7 +81,7 @@ def figures(options: argparse.Namespace, console: Console) -> int:
 
 def publish(options: argparse.Namespace, console: Console) -> int:
     """Make a grid's results those that the repository shows."""
-    from common.sweep import publish
+    from common.commands import publish
 
     if options.beside and options.reference:
         raise ConfigurationError("--reference: the figures are not drawn with --beside")
@@ -95,7 +94,8 @@ def publish(options: argparse.Namespace, console: Console) -> int:
 
 def render(options: argparse.Namespace, console: Console) -> int:
     """Execute notebooks, each into a rendered.ipynb beside it."""
-    from common.sweep import grid, publish
+    from common.commands import publish
+    from common.sweep import grid
 
     given = grid.overrides(options.parameters)
     if several := [name for name, values in given.items() if len(values) > 1]:
@@ -108,10 +108,10 @@ def render(options: argparse.Namespace, console: Console) -> int:
 
 def listing(options: argparse.Namespace, console: Console) -> int:
     """Say what there is to run."""
-    from common import registry
-    from common.protocols import PROTOCOLS
+    from common.runs import registry
     from common.sweep import batch, grid
     from common.sweep import plan as plans
+    from common.training.protocols import PROTOCOLS
 
     notebooks = plans.notebooks(batch.TRIALS)
     console.print("[bold]methods[/bold] (variants)")
@@ -131,14 +131,14 @@ def listing(options: argparse.Namespace, console: Console) -> int:
 
 def doctor(options: argparse.Namespace, console: Console) -> int:
     """Say what this machine has."""
-    from common.sweep import doctor
+    from common.commands import doctor
 
     return 0 if doctor.show(doctor.examine(options.results, options.data_dir), console) else 1
 
 
 def bench(options: argparse.Namespace, console: Console) -> int:
     """Throughput and scoring times beside a bare PyTorch loop, as ratios."""
-    from common import bench
+    from common.commands import bench
 
     return bench.run(
         console,

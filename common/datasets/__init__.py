@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.base.errors import unknown
 from common.datasets import folders
 from common.datasets.loader import AUGMENTATIONS, Loader, normalise, scoring_batch
 from common.datasets.sources import Cifar, Mnist, TinyImageNet, digits
-from common.errors import unknown
 
 __all__ = [
     "AUGMENTATIONS",

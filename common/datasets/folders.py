@@ -13,10 +13,10 @@ from pathlib import Path
 from tarfile import TarError
 from zipfile import BadZipFile
 
-from common.bootstrap import KAGGLE
+from common.base.bootstrap import KAGGLE
+from common.base.errors import ConfigurationError
+from common.base.paths import ROOT, workplace
 from common.datasets.sources import Cifar, Mnist, TinyImageNet
-from common.environment import ROOT, workplace
-from common.errors import ConfigurationError
 
 Source = Cifar | Mnist | TinyImageNet
 

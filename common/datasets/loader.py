@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from common.errors import ConfigurationError, unknown
-from common.seeding import generator
+from common.base.errors import ConfigurationError, unknown
+from common.base.seeding import generator
 
 if TYPE_CHECKING:
     from common.datasets import Dataset

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from common.base.errors import ConfigurationError, unknown
 from common.datasets import DATASETS
-from common.errors import ConfigurationError, unknown
 from common.models.initialise import BATCHNORM, INITIALISATIONS, initialise
 from common.models.lenet import lenet_300_100
 from common.models.resnet import cifar_resnet, resnet18

@@ -25,7 +25,7 @@ from torch.nn import init
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from common.errors import unknown
+from common.base.errors import unknown
 
 Draw = Callable[..., Tensor]  # (tensor, generator=...) -> tensor, filled
 

@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from common import datasets
 from common.plots import style, tables
-from common.reference import single_source
+from common.results.reference import single_source
 
 COLUMNS = 5  # panels side by side
 CLOSE_UP = 25.0  # percentage points below the best that a close-up shows at most
@@ -46,7 +46,7 @@ def accuracy_by_ablation(
 
     summary: finished runs of one data set and model (contract columns), of which methods without an
     ablation have a panel only if none has one; reference: rows of one source
-    (`common.reference.curves`), drawn in grey in the panel of their method; statistic:
+    (`common.results.reference.curves`), drawn in grey in the panel of their method; statistic:
     `test_accuracy` or `best_test_accuracy`. Lines are means over runs, bands run from the lowest to
     the highest, runs with a collapsed layer are crossed. Runs of sparsity 0 are the dense network.
     Raises ConfigurationError for an empty summary, several networks or sources, a reference for

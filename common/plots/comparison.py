@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from common.plots import style, tables
-from common.reference import Source, single_source
+from common.results.reference import Source, single_source
 
 
 def ablation_effects(summary: pd.DataFrame, statistic: str = "test_accuracy") -> pd.DataFrame:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 from common.plots import style, tables
 
 PANELS = 4  # sparsities shown at most, unless asked for

@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 from common.plots import style
 
 PLANES = 4  # input channels up to which single kernels are shown

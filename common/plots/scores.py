@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 from common.plots import style
 
 BINS = 120

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
-from common.reference import METHODS
-from common.results import write_atomically
+from common.base.files import write_atomically
+from common.results.reference import METHODS
 
 NAMED = 30  # layers up to which every one is named on an axis
 SHOWN_DPI = 120  # in a notebook

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from common.errors import ConfigurationError, unknown
+from common.base.errors import ConfigurationError, unknown
 from common.plots import style
 from common.plots.style import ABLATIONS, ordered
-from common.reference import DATASETS, METHODS, MODELS
+from common.results.reference import DATASETS, METHODS, MODELS
 
 # What makes two runs one experiment with other seeds: never averaged across these.
 SETTING = ("dataset", "model", "protocol", "epochs")

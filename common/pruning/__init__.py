@@ -12,7 +12,8 @@ from numbers import Real
 
 from torch import nn
 
-from common.errors import ConfigurationError, unknown
+from common.base.errors import ConfigurationError, unknown
+from common.base.seeding import generator
 from common.pruning.formats import (
     about_masks,
     from_torch_prune,
@@ -25,7 +26,6 @@ from common.pruning.methods import METHODS, Method
 from common.pruning.parameters import prunable
 from common.pruning.rounds import prune_ablated
 from common.pruning.scores import Batch, Context, Initialise
-from common.seeding import generator
 
 __all__ = [
     "METHODS",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.errors import ConfigurationError, unknown
+from common.base.errors import ConfigurationError, unknown
 from common.pruning.masks import Masks
 from common.pruning.scores import Initialise, Scores
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from common.errors import ConfigurationError
-from common.files import write_atomically
+from common.base.errors import ConfigurationError
+from common.base.files import write_atomically
 from common.pruning.masks import Masks, check_fit
 from common.pruning.parameters import prunable, weight_places
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 from common.pruning import memory
 from common.pruning.parameters import prunable
 

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 from common.pruning.masks import Masks
 from common.pruning.parameters import functional_call, prunable
 from common.pruning.scores import Context, Scores

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 
 # Biases and normalisation parameters are never pruned. Attention's input projection is a linear
 # layer that torch keeps as a bare parameter of the attention module.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
+from common.base.seeding import generator
 from common.pruning import ablations
 from common.pruning import masks as masking
 from common.pruning.distributions import DISTRIBUTIONS
@@ -16,7 +17,6 @@ from common.pruning.masks import Masks
 from common.pruning.methods import Method
 from common.pruning.parameters import prunable
 from common.pruning.scores import Context, Scores
-from common.seeding import generator
 
 ScoreTransform = Callable[[Scores], Scores]
 

@@ -15,7 +15,7 @@ import torch_pruning
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 from common.pruning.scores import in_mode
 
 

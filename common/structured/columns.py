@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.options import Table
+from common.runs.options import Table
 from common.structured.cost import BATCHES
 
 SHAPES = ("layer", "channels", "shape_before", "shape", "filters", "filters_kept", "vanished")

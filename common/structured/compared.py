@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
+from common.runs.filter_settings import VARIANTS
 from common.structured.columns import DENSE, LATENCIES
-from common.structured.settings import VARIANTS
 
 
 def runs(summary: pd.DataFrame) -> pd.DataFrame:

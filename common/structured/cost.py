@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from common.environment import synchronize
+from common.base.environment import synchronize
 from common.pruning.diagnostics import multiply_adds
 from common.pruning.parameters import prunable
 from common.pruning.scores import in_mode

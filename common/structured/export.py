@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.errors import ConfigurationError
-from common.files import write_atomically
+from common.base.errors import ConfigurationError
+from common.base.files import write_atomically
+from common.base.seeding import generator
 from common.pruning.scores import in_mode
-from common.seeding import generator
 
 
 def export(model: nn.Module, path: Path, shape: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from common.reference import FOLDER
+from common.results.reference import FOLDER
 
 
 def headlines() -> pd.DataFrame:

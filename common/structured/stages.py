@@ -9,16 +9,19 @@ import torch
 from torch import nn
 from torchbearer.callbacks import Callback
 
-from common import environment, results, training
-from common.callbacks import History, Stage
-from common.experiment import Experiment
-from common.protocols import Protocol
+from common.base import environment
 from common.pruning import Masks
-from common.run import Run
-from common.shared import Shared, copy_state
-from common.structured import channels, removal, settings
+from common.results import run_folder
+from common.runs import filter_settings
+from common.runs.cache import Shared, copy_state
+from common.runs.experiment import Experiment
+from common.runs.run import Run
+from common.structured import channels, removal
 from common.structured.penalty import Penalty, channel_groups, weight_groups
 from common.structured.training import Shrink, default_strength, descent
+from common.training import loop
+from common.training.callbacks import History, Stage
+from common.training.protocols import Protocol
 
 # In this order, and what a progress bar calls them.
 STAGES = {"sparse": "with the penalty", "train": "fine-tuning", "mask": "the mask beside it"}
@@ -42,12 +45,12 @@ class Stages(Run):
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
-        self.variant, self.shape = settings.variant(experiment), self.data.spec.shape
+        self.variant, self.shape = filter_settings.variant(experiment), self.data.spec.shape
         self.channels = channels.find(self.model, self.shape)
         weights = self.variant.penalised == "weights"
         groups = weight_groups(self.model) if weights else channel_groups(self.model, self.channels)
         self.penalty = Penalty(groups, 0.0, self.variant.proximal)
-        self.sparse_hyper = hyper = settings.sparse_hyper(experiment)
+        self.sparse_hyper = hyper = filter_settings.sparse_hyper(experiment)
         given = experiment.options["penalty"]
         if given is not None:
             self.penalty.strength = given
@@ -67,7 +70,7 @@ class Stages(Run):
             model.load_state_dict(content["model"])
         else:
             content = self._stage(name, model, masks, hyper, epochs)
-            results.write_atomically(path, lambda path: torch.save(content, path))
+            run_folder.write_atomically(path, lambda path: torch.save(content, path))
         return History(**content["history"])
 
     def _stage(
@@ -84,7 +87,7 @@ class Stages(Run):
         lengths = [self.sparse_hyper.epochs, experiment.epochs]
         before = experiment.pretrain_epochs + sum(lengths[: stages.index(name)])
         train_data, test_data = self._loaders(hyper)
-        history = training.train(
+        history = loop.train(
             model,
             masks,
             train_data,

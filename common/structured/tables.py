@@ -5,15 +5,16 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from common import environment, results
+from common.base import environment
 from common.pruning import prunable
+from common.results import schema
+from common.runs import filter_settings
 from common.structured import cost as measuring
-from common.structured import settings
 from common.structured.columns import COST, DENSE, LATENCIES, MASKED, SHAPES, SMALL
 from common.structured.stages import Stages
 from common.structured.training import PENALTY
 
-SPARSE = (*results.EPOCHS, *PENALTY)
+SPARSE = (*schema.EPOCHS, *PENALTY)
 FILTERS = ("epoch", "layer", "filter", "norm", "kept")
 
 
@@ -21,7 +22,7 @@ def describe(run: Stages, common: dict[str, str]) -> dict[str, str]:
     """What will run, in words; `common`: what every run tells of itself."""
     experiment, chosen, hyper = run.experiment, run.variant, run.sparse_hyper
     told = dict(common)
-    for option in settings.TRIAL.options:
+    for option in filter_settings.TRIAL.options:
         del told[option.name.replace("_", " ")]
     sparsity, threshold = told.pop("sparsity"), experiment.options["threshold"]
     told["training"] = (
@@ -38,9 +39,9 @@ def describe(run: Stages, common: dict[str, str]) -> dict[str, str]:
     elif chosen.removed == "weights":
         told["removed"] = f"the smallest weights; sparsity {sparsity}"
     else:
-        order = f"by {chosen.by.upper()} norm, {settings.SCOPES[chosen.scope]}"
+        order = f"by {chosen.by.upper()} norm, {filter_settings.SCOPES[chosen.scope]}"
         told["removed"] = f"channels {order}; sparsity {sparsity}"
-    tuning = settings.fine_tuning_hyper(experiment)
+    tuning = filter_settings.fine_tuning_hyper(experiment)
     told["fine-tuning"] = f"{experiment.epochs} epochs from {tuning.learning_rate:g}"
     return told
 
@@ -109,7 +110,7 @@ def cost(run: Stages) -> pd.DataFrame:
     else:
         ends.append((SMALL, run.small, after[0]["test_accuracy"], fine_tuned))
         other = run.masked_history.rows
-        compared = run.experiment.epochs and settings.compares(run.experiment)
+        compared = run.experiment.epochs and filter_settings.compares(run.experiment)
         last = other[-1]["test_accuracy"] if compared else None
         ends.append((MASKED, run.masked, other[0]["test_accuracy"], last))
     sizes = {name: measuring.size(model, run.shape) for name, model, *_ in ends}

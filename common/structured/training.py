@@ -8,8 +8,8 @@ import torchbearer
 from torch import Tensor
 from torchbearer.callbacks import Callback
 
-from common.protocols import Protocol
 from common.structured.penalty import Penalty
+from common.training.protocols import Protocol
 
 SNAPSHOTS = 40
 QUANTILES = {"norm_min": 0, "norm_q25": 0.25, "norm_median": 0.5, "norm_q75": 0.75, "norm_max": 1}

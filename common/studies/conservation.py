@@ -23,13 +23,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
+from common.base.seeding import generator
 from common.pruning import find, prunable
 from common.pruning import scores as scoring
 from common.pruning.diagnostics import flow_through_units
 from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context, Scores
-from common.seeding import generator
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
 from common.studies.tables import PROVENANCE, Table
 

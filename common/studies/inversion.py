@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.base.seeding import generator
 from common.pruning import ablations, find, keep_count, prunable
 from common.pruning import masks as masking
 from common.pruning.masks import Masks, density_after, select
 from common.pruning.rounds import Round, prune_rounds
 from common.pruning.scores import Context, Scores
-from common.seeding import generator
 from common.studies.network import Network
 
 CHECK_TOLERANCE = 5  # weights by which the reproduction's own check let a mask be off

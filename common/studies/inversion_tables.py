@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import datasets, environment, training
+from common import datasets
+from common.base import environment
 from common.pruning import find
 from common.pruning.masks import Masks
 from common.pruning.scores import loss_gradients
 from common.studies import inversion
 from common.studies.network import REPRODUCTION, SETTING, Network, Setting
 from common.studies.tables import PROVENANCE, Table
+from common.training import loop
 
 # The right procedure and, isolated, what was taken for it. (An empty list prunes nothing, whatever
 # the scores: one method stands for all.)
@@ -112,7 +114,7 @@ def measure_training(
     setting: Setting = REPRODUCTION,
 ) -> None:
     """`steps` steps of training of every (method, procedure) at the protocol's first learning rate,
-    recorded `records` times on the first `test_images` test images, into training.csv."""
+    recorded `records` times on the first `test_images` test images, into loop.csv."""
     table = Table(folder / "training.csv", TRAINING, (*CASE, "model"))
     for seed in seeds:
         for sparsity, (method, procedure) in itertools.product(sparsities, cases):
@@ -199,7 +201,7 @@ def short_training(
     )
     portion = steps // records
     precision = environment.resolve_precision(precision or hyper.precision, network.device)
-    history = training.train(
+    history = loop.train(
         network.module, masks, Portions(loader, portion), test, hyper, records, precision
     )
     for row in history.rows:

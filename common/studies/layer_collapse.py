@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.base.seeding import generator
 from common.pruning import Method, find, keep_count
 from common.pruning.masks import Masks, select
 from common.pruning.rounds import ScoreTransform, prune_rounds
-from common.seeding import generator
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
 from common.studies.tables import PROVENANCE, Table, read
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common import datasets, environment, models, protocols
+from common import datasets, models
+from common.base import environment
+from common.base.seeding import generator
 from common.models.initialise import initialise
 from common.pruning import Method, prunable
 from common.pruning.scores import Context
-from common.run import scoring_context
-from common.seeding import generator
+from common.runs.run import scoring_context
 from common.studies.tables import provenance
+from common.training import protocols
 
 SETTING = ("dataset", "model", "protocol")
 

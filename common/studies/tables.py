@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from common import environment
-from common.environment import ROOT
-from common.errors import ConfigurationError
-from common.experiment import default_results
-from common.files import EXACT, write_atomically
+from common.base import environment
+from common.base.errors import ConfigurationError
+from common.base.files import EXACT, write_atomically
+from common.base.paths import ROOT
+from common.runs.experiment import default_results
 
 COMMITTED = ROOT / "figures" / "results"
 

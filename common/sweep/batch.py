@@ -10,13 +10,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from common.environment import ROOT
-from common.errors import ConfigurationError
-from common.results import is_done
+from common.base.errors import ConfigurationError
+from common.base.paths import ROOT
+from common.results.run_folder import is_done
 from common.sweep import budget, earlier, grid, plan, report, slots
 from common.sweep.job import Job
+from common.sweep.loop import Ended, Sweep
 from common.sweep.pool import Local, Pool
-from common.sweep.run import Ended, Sweep
 
 TRIALS = ROOT / "trials"
 GRIDS = TRIALS / "grids"
@@ -96,7 +96,7 @@ def _pool(
                 "--per-gpu: on a cluster the workers say how many GPUs they have "
                 "(--resources GPU=1); start several on a GPU for several runs"
             )
-        from common.sweep.cluster import Cluster
+        from common.sweep.dask.cluster import Cluster
 
         return Cluster(scheduler, root, number, devices)
     most = max(job.memory for job in jobs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from common.errors import ConfigurationError
+from common.base.errors import ConfigurationError
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 

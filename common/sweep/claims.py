@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import results
+from common.results import run_folder
 from common.sweep import processes
 
 BEAT = 15.0  # seconds between touches
@@ -82,7 +82,7 @@ class Claim:
     def shared_with(self, pid: int) -> None:
         """The claim holds as long as this process or the child `pid` lives."""
         self._content["processes"].append(processes.identity(pid))
-        results.write_json(self.path, self._content)
+        run_folder.write_json(self.path, self._content)
 
     def beat(self) -> bool:
         """Say that we are alive; False if the run was given to someone else meanwhile."""
@@ -101,7 +101,7 @@ class Claim:
         seconds = time.time() - self._content["started"]
         ended = {"state": state, "error": error, "seconds": round(seconds, 2)}
         try:
-            results.write_json(self.path, {**self._content, **ended})
+            run_folder.write_json(self.path, {**self._content, **ended})
         except OSError:
             self.withdraw()
         return seconds

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.datasets.folders import KAGGLE
-from common.results import checkpoint, is_done
+from common.results.run_folder import checkpoint, is_done
 from common.sweep.job import Job
 
 DEPTH = 8  # folders below the inputs; a notebook's output keeps its own folders

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, median
 
-from common.results import checkpoint, is_done, reported
+from common.results.run_folder import checkpoint, is_done, reported
 from common.sweep import claims
 from common.sweep.job import Job
 

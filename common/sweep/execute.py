@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from common.base.paths import ROOT
 from common.datasets import folders
-from common.results import is_done
+from common.results.run_folder import is_done
 from common.sweep import claims
 from common.sweep.job import Job
 from common.sweep.processes import MARK, kill_marked
 
-ROOT = Path(__file__).resolve().parents[2]  # what runs import is there
 POLL = 0.1  # seconds
 GRACE = 3.0  # seconds that a worker has to end by itself
 # What torch, CUDA's libraries, Python and C++ say; and what is seen of a process that the

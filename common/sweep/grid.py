@@ -18,9 +18,9 @@ from pathlib import Path
 
 import yaml
 
-from common.errors import ConfigurationError, unknown
-from common.experiment import PARAMETERS
-from common.registry import option_names
+from common.base.errors import ConfigurationError, unknown
+from common.runs.experiment import PARAMETERS
+from common.runs.registry import option_names
 
 _SCALARS = (str, int, float, bool, type(None))
 

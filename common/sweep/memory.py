@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from common import datasets, models
-from common.experiment import Experiment
 from common.pruning import prunable
-from common.registry import find
-from common.run import EVALUATION_BATCH, SCORING_BATCH
+from common.runs.experiment import Experiment
+from common.runs.registry import find
+from common.runs.run import EVALUATION_BATCH, SCORING_BATCH
 
 CONTEXT = 1.0e9  # bytes: CUDA's context and the workspaces of its libraries
 IMAGES = 120_000  # of the largest data set, a byte each channel of each pixel

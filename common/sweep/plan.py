@@ -6,9 +6,10 @@ import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from common import datasets, experiment, models, registry
-from common.errors import ConfigurationError
+from common import datasets, models
+from common.base.errors import ConfigurationError
 from common.pruning.diagnostics import multiply_adds
+from common.runs import experiment, registry
 from common.sweep import memory
 from common.sweep.claims import file_time
 from common.sweep.grid import Grid

@@ -1,4 +1,4 @@
-"""Where runs are carried out: on this machine, or on a cluster (`common.sweep.cluster`)."""
+"""Where runs are carried out: on this machine, or on a cluster (`common.sweep.dask.cluster`)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from common import results
+from common.results import run_folder
 from common.sweep.estimate import in_words
 from common.sweep.job import Job
 
@@ -124,7 +124,7 @@ class _Nowhere:
 
 def how_far(folder: Path) -> str:
     """How far the run in `folder` is, by its progress.json: `epoch 3/8, 87.5 %`."""
-    told = results.reported(folder)
+    told = run_folder.reported(folder)
     if told is None:
         return "starting"
     stage, accuracy = told["stage"], told["test_accuracy"]

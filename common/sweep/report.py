@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from common import collected, results
+from common.results import collected, run_folder
 from common.sweep import claims
 from common.sweep.estimate import Estimate, in_words
 from common.sweep.execute import run_notebook
@@ -32,8 +32,8 @@ def look(jobs: list[Job]) -> Status:
     """Read the run folders, whoever is working on them."""
     status = Status()
     for job in jobs:
-        attempt = None if results.is_done(job.folder) else claims.last(job.folder)
-        if results.is_done(job.folder):
+        attempt = None if run_folder.is_done(job.folder) else claims.last(job.folder)
+        if run_folder.is_done(job.folder):
             status.done.append(job)
         elif attempt and attempt.under_way():
             status.running.append(job)

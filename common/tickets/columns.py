@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from common.options import Table
+from common.runs.options import Table
 
 LEVELS = (
     "level",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from common import environment
-from common.callbacks import History
-from common.collected import collect
-from common.errors import ConfigurationError
+from common.base import environment
+from common.base.errors import ConfigurationError
 from common.pruning import Masks, diagnostics, kept
+from common.results.collected import collect
+from common.training.callbacks import History
 
 
 def row(level: int, masks: Masks, history: History, per_epoch: int, skipped: int) -> dict:

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 import torch
 from torchbearer.callbacks import Callback
 
-from common import environment, training
-from common.callbacks import History, Stage
-from common.experiment import Experiment
+from common.base import environment
 from common.pruning import Masks, ablations, keep_count, prunable
-from common.run import Run
-from common.shared import Shared, State, copy_state, packed, unpacked
-from common.tickets import settings
+from common.runs import ticket_settings
+from common.runs.cache import Shared, State, copy_state, packed, unpacked
+from common.runs.experiment import Experiment
+from common.runs.run import Run
 from common.tickets.rewind import AtStep, Remaining, ShortFirstEpoch
+from common.training import loop
+from common.training.callbacks import History, Stage
 
 
 class Trainings(Run):
@@ -43,19 +44,21 @@ class Trainings(Run):
     @property
     def step(self) -> int:
         """The rewinding point, in iterations."""
-        return settings.rewind_step(self.experiment.options["rewind_epoch"], self.per_epoch)
+        return ticket_settings.rewind_step(self.experiment.options["rewind_epoch"], self.per_epoch)
 
     @property
     def counts(self) -> list[int]:
         """Weights left after each level."""
         sparsity = self.experiment.sparsity
-        shares = settings.densities(sparsity, self.experiment.options["levels"])
+        shares = ticket_settings.densities(sparsity, self.experiment.options["levels"])
         return [round(share * self.total) for share in shares[:-1]] + [
             keep_count(self.total, sparsity) for _ in shares[-1:]
         ]
 
     def _check(self) -> None:
-        settings.check_step(self.experiment, self.step, self.experiment.epochs * self.per_epoch)
+        ticket_settings.check_step(
+            self.experiment, self.step, self.experiment.epochs * self.per_epoch
+        )
 
     def _identity(self) -> tuple[str, dict[str, object]]:
         """The readable name and everything that decides on the dense training."""
@@ -92,7 +95,7 @@ class Trainings(Run):
             return found
         self.model.load_state_dict(self.initial)
         train_data, test_data = self._loaders(self.experiment.hyper)
-        training.train(
+        loop.train(
             self.model,
             {},
             train_data,
@@ -124,7 +127,7 @@ class Trainings(Run):
             train_data, more = Remaining(train_data, start), [*more, ShortFirstEpoch(done)]
         name = f"level {level} of {len(self.counts)}" if level else "dense network"
         before = experiment.epochs + (level - 1) * left.epochs if level else 0
-        return training.train(
+        return loop.train(
             self.model,
             kept,
             train_data,

@@ -1,0 +1,1 @@
+"""What `python -m trials` does beside batches."""

@@ -1,0 +1,194 @@
+"""Makes results what readers see: tables, figures and notebooks, committed.
+
+Everything is written below one repository: figures/results/<grid>/ (the collected tables),
+figures/ (rendered.ipynb, PNG, SVG, tables), trials/<method>/rendered.ipynb (a run of the
+grid) and the README's tables, between `<!-- table: name -->` and `<!-- /table -->`. One grid has
+the figures and the README's tables; others lie beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from rich.console import Console
+
+from common import plots
+from common.base.errors import ConfigurationError, NotebookError
+from common.base.files import write_atomically
+from common.base.paths import ROOT
+from common.results import collected, reference
+from common.sweep.execute import run_notebook
+
+RENDERED = "rendered.ipynb"
+SHOWN = 0.9  # the sparsity whose run is the method's rendered notebook, or the nearest to it
+# Parameters that say where something was on the machine, not what was done.
+_PLACES = ("data_dir", "results_dir", "output_dir")
+_TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def publish(root: Path, source: str | None, console: Console, home: Path = ROOT) -> None:
+    """Publish the finished runs of the grid in `root` with the published curves of `source`.
+
+    home: the repository that is written. Raises ConfigurationError, before anything is written, if
+    no run is finished, a run's code version is unknown or had uncommitted changes, runs are of
+    several settings, or the source is unknown; NotebookError if the figures' notebook fails.
+    """
+    found = _collect(root, console)
+    if len(parts := plots.settings(found.summary)) > 1:
+        raise ConfigurationError(f"publish: one setting at a time, not {', '.join(parts)}")
+    readme = home / "README.md"
+    text = with_tables(readme.read_text(encoding="utf-8"), readme_tables(found.summary, source))
+    results = home / "figures" / "results" / root.name
+    collected.write_collected(found, results)
+    _figures(home / "figures", root.name, source)
+    _notebooks(root, found.summary, home)
+    write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
+    _done(len(found.summary), console)
+
+
+def publish_beside(root: Path, console: Console, home: Path = ROOT) -> None:
+    """Publish the grid in `root` beside the one that the figures show: tables and notebooks alone.
+
+    Runs that are in the committed tables and not in `root` stay there; of a run in both, that of
+    `root` does. Raises ConfigurationError, before anything is written, as `publish` does, but
+    several settings are allowed.
+    """
+    new = found = _collect(root, console)
+    results = home / "figures" / "results" / root.name
+    if (results / "summary.csv").is_file():
+        found = collected.together(new, collected.collect(results))
+    collected.write_collected(found, results)
+    _notebooks(root, new.summary, home)
+    _done(len(found.summary), console)
+
+
+def render(notebook: Path, parameters: Mapping[str, object]) -> Path:
+    """Execute a notebook; the copy lies beside it as rendered.ipynb, and is returned.
+
+    parameters: those that are not as the notebook has them. Raises ConfigurationError for what is
+    not a source notebook, NotebookError if a cell fails; then an earlier copy is left as it was.
+    """
+    if notebook.suffix != ".ipynb" or notebook.name == RENDERED or not notebook.is_file():
+        raise ConfigurationError(f"render: {notebook} is not a source notebook")
+    with tempfile.TemporaryDirectory() as scratch:
+        executed = _executed(notebook, Path(scratch, RENDERED), parameters)
+        write(executed, notebook.with_name(RENDERED))
+    return notebook.with_name(RENDERED)
+
+
+def check(summary: pd.DataFrame) -> None:
+    """Raises ConfigurationError unless all runs are of committed code."""
+    for version in summary["code_version"].unique():
+        if not re.fullmatch(r"[0-9a-f]{7,40}", version):
+            raise ConfigurationError(
+                f"code_version: {version!r} is not a commit; run the grid from a committed state"
+            )
+
+
+def representatives(summary: pd.DataFrame) -> dict[str, str]:
+    """Method -> the run that its rendered notebook shows: unmodified, the plain variant if it was
+    run, nearest to 90 percent removed, of the lowest seed."""
+    runs = summary[summary["ablation"] == "none"]
+    runs = runs.assign(distance=(runs["sparsity"] - SHOWN).abs(), plain=runs["variant"] == "")
+    order = ["plain", "distance", "seed", "run_id"]
+    first = runs.sort_values(order, ascending=[False, True, True, True]).drop_duplicates("method")
+    return dict(zip(first["method"], first["run_id"], strict=True))
+
+
+def readme_tables(summary: pd.DataFrame, source: str | None) -> dict[str, pd.DataFrame]:
+    """The tables that the README shows, by the names that it gives them."""
+    found = {
+        "results": plots.results_table(summary),
+        "effects": plots.ablation_effects(summary),
+    }
+    if source:
+        network = summary[["dataset", "model"]].iloc[0]
+        published = reference.curves(source, *network)
+        found["published"] = plots.beside_published(summary, published)
+    return found
+
+
+def with_tables(text: str, tables: dict[str, pd.DataFrame]) -> str:
+    """The README with these tables in their places. Raises ConfigurationError for one without."""
+    names = {match[2] for match in _TABLE.finditer(text)}
+    if missing := sorted(names - tables.keys()):
+        raise ConfigurationError(f"README.md: no table is called {', '.join(missing)}")
+    return _TABLE.sub(lambda m: f"{m[1]}{plots.markdown(tables[m[2]])}{m[3]}", text)
+
+
+def cleaned(path: Path) -> nbformat.NotebookNode:
+    """An executed notebook without what only its machine and its moment needed: times, widgets,
+    versions of the kernel, folders among the parameters."""
+    notebook = nbformat.read(path, as_version=4)
+    for key in ("papermill", "widgets"):
+        notebook.metadata.pop(key, None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags"):
+            cell.metadata.pop("tags", None)
+        elif "injected-parameters" in cell.metadata["tags"]:
+            lines = cell.source.splitlines()
+            cell.source = "\n".join(line for line in lines if not line.startswith(_PLACES)).rstrip()
+    return notebook
+
+
+def write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """The notebook in its place, whole."""
+    write_atomically(path, lambda temporary: nbformat.write(notebook, temporary))
+
+
+def _collect(root: Path, console: Console) -> collected.Collected:
+    """The grid's runs, which may be shown; says what was left out and why."""
+    found = collected.collect(root)
+    check(found.summary)
+    for folder, reason in found.left_out:
+        console.print(f"left out: {folder}: {reason}", soft_wrap=True, markup=False)
+    return found
+
+
+def _notebooks(root: Path, summary: pd.DataFrame, home: Path) -> None:
+    for method, run_id in representatives(summary).items():
+        notebook = root / method / run_id / "notebook.ipynb"
+        if notebook.is_file():
+            write(cleaned(notebook), home / "trials" / method / RENDERED)
+
+
+def _done(runs: int, console: Console) -> None:
+    console.print(f"{runs} runs published; look at what git says has changed")
+
+
+def _figures(folder: Path, grid: str, source: str | None) -> None:
+    """Draw the committed tables' figures. The files in `folder` itself are the notebook's: those
+    that it draws no more go."""
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch, "output")
+        parameters = {
+            "grid": grid,
+            "results_dir": str(folder / "results"),
+            "output_dir": str(output),
+            "reference": source,
+        }
+        executed = _executed(folder / "figures.ipynb", Path(scratch, RENDERED), parameters)
+        for stale in folder.glob("*.*"):
+            if stale.suffix in (".png", ".svg", ".csv"):
+                stale.unlink()
+        for drawn in output.iterdir():
+            shutil.copy(drawn, folder / drawn.name)
+        write(executed, folder / RENDERED)
+
+
+def _executed(notebook: Path, output: Path, parameters: Mapping) -> nbformat.NotebookNode:
+    """The notebook, executed and cleaned; NotebookError if a cell fails."""
+    failed = run_notebook(notebook, output, parameters, mark=f"{output} {os.getpid()}")
+    if failed:
+        raise NotebookError(f"{notebook.name} failed: {failed.error}")
+    return cleaned(output)

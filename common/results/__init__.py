@@ -1,0 +1,1 @@
+"""What runs leave, and what is read back: tables, replicates, others' numbers."""

@@ -1,0 +1,86 @@
+"""A run's folder and its CSVs: written whole or not at all. `collected` reads them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from common.base.errors import ConfigurationError
+from common.base.files import write_atomically
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the run in `folder` is finished: summary.csv is there, which is written last."""
+    return (folder / "summary.csv").is_file()
+
+
+def prepare(folder: Path) -> Path | None:
+    """Make `folder` ready for a run; returns where an earlier finished result of it went, if any.
+
+    A finished result is moved to `<folder>.<n>` beside it, never overwritten. Raises
+    ConfigurationError if the folder cannot be written.
+    """
+    moved = None
+    try:
+        if is_done(folder):
+            n = 1
+            while (moved := folder.with_name(f"{folder.name}.{n}")).exists():
+                n += 1
+            folder.rename(moved)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"results_dir: {folder} cannot be written ({error.strerror}); "
+            "choose a folder that you may write to"
+        ) from error
+    return moved
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write `content` as JSON, whole or not at all."""
+    text = json.dumps(content, indent=2, default=str)
+    write_atomically(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
+    """Write rows with exactly these columns, in this order, whole or not at all."""
+    columns = list(columns)
+    rows = list(rows)
+    for row in rows:
+        if set(row) != set(columns):
+            raise ValueError(f"{path.name}: columns differ: {sorted(set(row) ^ set(columns))}")
+    table = pd.DataFrame(rows, columns=columns)
+    write_atomically(path, lambda p: table.to_csv(p, index=False))
+
+
+def report(folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | None) -> None:
+    """Tell an onlooker how far the run in `folder` is (progress.json)."""
+    state = {
+        "stage": stage,
+        "epoch": epoch,
+        "epochs": epochs,
+        "test_accuracy": accuracy,
+        "updated": time.time(),
+    }
+    write_json(folder / "progress.json", state)
+
+
+def reported(folder: Path) -> dict | None:
+    """What `report` last told of the run in `folder`; None if there is nothing to be read."""
+    try:
+        told = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        return told if {"stage", "epoch", "epochs", "test_accuracy"} <= set(told) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def checkpoint(folder: Path) -> Path:
+    """Where the run in `folder` keeps its checkpoint while it trains."""
+    return folder / "checkpoint.pt"

@@ -1,0 +1,56 @@
+"""The columns of the CSVs that a run leaves."""
+
+from __future__ import annotations
+
+SUMMARY = (
+    "run_id",
+    "method",
+    "variant",
+    "ablation",
+    "protocol",
+    "dataset",
+    "model",
+    "sparsity",
+    "sparsity_actual",
+    "compression",
+    "seed",
+    "epochs",
+    "test_accuracy",
+    "best_test_accuracy",
+    "train_accuracy",
+    "test_loss",
+    "layers_collapsed",
+    "effective_sparsity",
+    "parameters_prunable",
+    "parameters_kept",
+    "flops_dense",
+    "flops_sparse",
+    "prune_seconds",
+    "train_seconds",
+    "images_per_second",
+    "device",
+    "precision",
+    "torch_version",
+    "code_version",
+    "started_at",
+)
+EPOCHS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "seconds",
+)
+LAYERS = (
+    "layer",
+    "kind",
+    "shape",
+    "size",
+    "kept",
+    "density",
+    "score_mean",
+    "score_std",
+    "flops",
+)

@@ -1,0 +1,1 @@
+"""One run from its parameters to its tables."""

@@ -1,0 +1,81 @@
+"""What there is to run: the methods of `common.pruning`, and the trials around them, which have
+parameters of their own.
+
+A trial is a line in `TRIALS` under the name of its folder. Its options are then parameters of its
+notebook, of grid files and of `-p name=value`; they stand in run.json, and in run_id where they are
+not the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common import structured, tickets
+from common.base.errors import ConfigurationError, unknown
+from common.pruning import METHODS, Method
+from common.runs.options import Option, Table, Trial
+
+TRIALS: dict[str, Trial] = {
+    "lottery_ticket": tickets.TRIAL,
+    "filter_lasso": structured.TRIAL,
+}
+
+
+def names() -> list[str]:
+    """The methods and the trials, each the name of a folder."""
+    return [*METHODS, *(name for name in TRIALS if name not in METHODS)]
+
+
+def variants(method: str) -> Mapping[str, Method]:
+    """{variant: what it prunes by} of a method or a trial. Raises ConfigurationError."""
+    if method not in names():
+        raise unknown("method", method, names())
+    trial = TRIALS.get(method)
+    if trial and trial.variants is not None:
+        return trial.variants
+    return METHODS[trial.scored_by if trial else method]
+
+
+def find(method: str, variant: str = "") -> Method:
+    """What a method or a trial prunes by. Raises ConfigurationError with the choices."""
+    found = variants(method)
+    if variant not in found:
+        raise unknown(f"{method}'s variant", variant, [name or '""' for name in found])
+    return found[variant]
+
+
+def options(method: str) -> tuple[Option, ...]:
+    """The parameters that `method` has beyond those of all."""
+    return TRIALS[method].options if method in TRIALS else ()
+
+
+def tables(method: str) -> tuple[Table, ...]:
+    """The tables that runs of `method` leave beside those of all, and that are collected."""
+    return TRIALS[method].tables if method in TRIALS else ()
+
+
+def option_names() -> list[str]:
+    """The parameters that some trial has beyond those of all."""
+    return list(dict.fromkeys(o.name for trial in TRIALS.values() for o in trial.options))
+
+
+def read(method: str, given: Mapping[str, object]) -> dict[str, object]:
+    """The values of all options of `method`; defaults where None or "" is given.
+
+    Raises ConfigurationError for a value that cannot be, or a name that `method` does not have.
+    """
+    own = {option.name: option for option in options(method)}
+    for name in given:
+        if name not in own:
+            having = [m for m, trial in TRIALS.items() if name in {o.name for o in trial.options}]
+            raise ConfigurationError(
+                f"{method} has no parameter {name!r}"
+                + (f"; it is one of {', '.join(having)}" if having else "")
+                + (f"; {method}'s own are: {', '.join(own)}" if own else "")
+            )
+    values = {}
+    for name, option in own.items():
+        value = given.get(name)
+        absent = value is None or value == ""
+        values[name] = option.default if absent else option.read(name, value)
+    return values

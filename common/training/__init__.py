@@ -1,0 +1,1 @@
+"""Training a masked network: protocols, the loop, one step of it, what happens around the steps."""

@@ -1,0 +1,217 @@
+"""What happens around the steps of a training: torchbearer callbacks, and the history they keep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torchbearer
+from torch import Tensor, nn
+from torchbearer.callbacks import Callback
+
+from common.pruning.masks import Masks, check_fit, multiply
+from common.results import run_folder, schema
+from common.training.protocols import Protocol
+
+CHECKPOINT_SECONDS = 120.0
+
+Row = dict[str, float | int | None]
+
+
+@dataclass
+class History:
+    """What a training left: a row per epoch (columns of epochs.csv) and the time it took.
+
+    step_seconds, images: of the training passes alone, for the throughput.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Which one of a run's trainings: what onlookers see, and whose checkpoint it is.
+
+    before, total: epochs of the trainings before it, and of all together (None: its own).
+    """
+
+    name: str = "train"
+    before: int = 0
+    total: int | None = None
+
+
+class Schedule(Callback):
+    """Sets every step's learning rate from the step's number: torchbearer's schedulers restart when
+    a training is resumed.
+
+    steps: of a whole epoch. An epoch of fewer is the end of one. rate: the last step's.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, hyper: Protocol, steps: int) -> None:
+        super().__init__()
+        self.optimizer, self.hyper, self.steps = optimizer, hyper, steps
+        self.rate = 0.0
+
+    def on_sample(self, state) -> None:
+        step = self.steps - state[torchbearer.STEPS] + state[torchbearer.BATCH]
+        self.rate = self.hyper.learning_rate_at(state[torchbearer.EPOCH] + step / self.steps)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.rate)
+            else:
+                group["lr"] = self.rate
+
+
+class ApplyMasks(Callback):
+    """Prunes again after every optimizer step: momentum moves pruned weights.
+
+    That the masks fit is checked when it is made, not in every step: raises ConfigurationError.
+    """
+
+    def __init__(self, model: nn.Module, masks: Masks) -> None:
+        super().__init__()
+        weights = dict(model.named_parameters())
+        check_fit(weights, masks)
+        self.pairs = [(weights[name], mask) for name, mask in masks.items()]
+
+    def on_step_training(self, state) -> None:
+        multiply(self.pairs)
+
+
+class Measure(Callback):
+    """Adds what `measure()` returns to the metrics of every epoch."""
+
+    def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
+        super().__init__()
+        self.measure = measure
+
+    def on_end_epoch(self, state) -> None:
+        state[torchbearer.METRICS].update(self.measure())
+
+
+class Recorder(Callback):
+    """A row an epoch, the run's progress for onlookers, and checkpoints."""
+
+    def __init__(
+        self, history: History, schedule: Schedule, train_data, folder, epochs, stage: Stage, more
+    ) -> None:
+        super().__init__()
+        self.stage, self.more = stage, more
+        self.history, self.schedule, self.train_data = history, schedule, train_data
+        self.optimizer = schedule.optimizer
+        self.folder, self.epochs = folder, epochs
+        self.clock: Callable[[], float] = lambda: 0.0
+        self.saved = time.monotonic()
+        self.epoch_started = self.steps_started = 0.0
+
+    def before_training(self, measured: dict[str, float]) -> None:
+        """Row 0: the pruned network before its first step."""
+        row = dict.fromkeys(schema.EPOCHS)
+        row.update(epoch=0, learning_rate=0.0, seconds=0.0, **measured)
+        self._record(row)
+
+    def on_start_epoch(self, state) -> None:
+        self.epoch_started = time.perf_counter()
+
+    def on_start_training(self, state) -> None:
+        self.steps_started = time.perf_counter()
+
+    def on_end_training(self, state) -> None:
+        # The epoch's sums were just read, so the device has finished its steps.
+        self.history.step_seconds += time.perf_counter() - self.steps_started
+        self.history.images += len(self.train_data.labels)
+
+    def on_end_epoch(self, state) -> None:
+        row = {
+            "epoch": state[torchbearer.EPOCH] + 1,
+            "learning_rate": self.schedule.rate,
+            **state[torchbearer.METRICS],
+            "seconds": time.perf_counter() - self.epoch_started,
+        }
+        self._record(row)
+
+    def on_checkpoint(self, state) -> None:
+        if self.folder and time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+            self.save(state[torchbearer.MODEL].model)
+
+    def _record(self, row: Row) -> None:
+        self.history.rows.append(row)
+        if self.folder:
+            stage, accuracy = self.stage, row["test_accuracy"]
+            epoch, epochs = stage.before + row["epoch"], stage.total or self.epochs
+            run_folder.report(self.folder, stage.name, epoch, epochs, accuracy)
+
+    def save(self, model: nn.Module) -> None:
+        """Everything the next epoch depends on, as plain tensors and numbers."""
+        content = {
+            "stage": self.stage.name,
+            "model": model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict()
+            if (scaler := getattr(self.optimizer, "scaler", None))
+            else None,
+            "rows": self.history.rows,
+            "seconds": self.clock(),
+            "step_seconds": self.history.step_seconds,
+            "images": self.history.images,
+            "more": [callback.state_dict() for callback in self.more],
+        }
+        path = run_folder.checkpoint(self.folder)
+        run_folder.write_atomically(path, lambda path: torch.save(content, path))
+        self.saved = time.monotonic()
+
+    def resume(self, model: nn.Module, masks: Masks) -> int:
+        """Load the checkpoint, if there is one of this stage and these masks; returns the epochs
+        already done."""
+        if not self.folder or not run_folder.checkpoint(self.folder).is_file():
+            return 0
+        content = torch.load(
+            run_folder.checkpoint(self.folder), map_location="cpu", weights_only=True
+        )
+        weights = content["model"]
+        if content.get("stage", "train") != self.stage.name:
+            return 0
+        if any(weights[name][~mask.cpu()].any() for name, mask in masks.items()):
+            return 0
+        model.load_state_dict(weights)
+        # The schedule sets the rates; where they are tensors, a graph reads these very ones.
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(content["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if content["scaler"]:
+            self.optimizer.scaler.load_state_dict(content["scaler"])
+        self.history.rows[:] = content["rows"]
+        self.history.seconds = content["seconds"]
+        self.history.step_seconds = content["step_seconds"]
+        self.history.images = content["images"]
+        for callback, state in zip(self.more, content.get("more", ()), strict=False):
+            callback.load_state_dict(state)
+        return len(self.history.rows) - 1
+
+
+class Bar(Callback):
+    """A progress bar over epochs."""
+
+    def __init__(self, title: str, epochs: int) -> None:
+        super().__init__()
+        self.title, self.epochs = title, epochs
+
+    def on_start(self, state) -> None:
+        from tqdm.auto import tqdm
+
+        done = len(state[torchbearer.HISTORY])
+        self.bar = tqdm(total=self.epochs, initial=done, desc=self.title, unit="epoch")
+
+    def on_end_epoch(self, state) -> None:
+        measured = state[torchbearer.METRICS]
+        self.bar.set_postfix_str(f"test accuracy {measured['test_accuracy']:.2f} %")
+        self.bar.update()
+
+    def on_end(self, state) -> None:
+        self.bar.close()

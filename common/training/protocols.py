@@ -1,0 +1,184 @@
+"""Protocols: named sets of hyperparameters, each as its paper has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from common.base.errors import ConfigurationError, unknown
+
+SCHEDULES = ("steps", "linear")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a network is initialised and trained: SGD with momentum and a schedule.
+
+    schedule: `steps` multiplies the learning rate by `gamma` after the epochs `milestones`, which
+    belong to `epochs` and move in proportion when a run asks for another number; `linear` lets it
+    fall to zero over `epochs`, a little at every iteration.
+    augment: `flip_crop` or none (natural images only, see datasets).
+    exceptions: (model, dataset) -> what differs there; a model name ending in * is a prefix.
+    """
+
+    name: str
+    source: str
+    dataset: str
+    model: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    milestones: tuple[int, ...] = ()
+    schedule: str = "steps"
+    gamma: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    init: str = "kaiming_normal"
+    batchnorm: str = "ones"
+    augment: str | None = "flip_crop"
+    precision: str = "auto"
+    sparsity: float = 0.9
+    exceptions: Mapping[tuple[str, str], Mapping[str, object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for a schedule that is none, or milestones where none count."""
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        if self.milestones and self.schedule != "steps":
+            raise ConfigurationError(
+                f"milestones={self.milestones!r} go with schedule='steps', not {self.schedule!r}"
+            )
+
+    def for_run(self, model: str, dataset: str, epochs: int | None) -> Protocol:
+        """The hyperparameters of one run, its exceptions applied and its schedule scaled."""
+        changes: dict = {"model": model, "dataset": dataset}
+        for (models, data), exception in self.exceptions.items():
+            named = model.startswith(models[:-1]) if models.endswith("*") else model == models
+            if named and dataset.startswith(data.rstrip("*")):
+                changes.update(exception)
+        chosen = replace(self, **changes, exceptions={})
+        if epochs is None or epochs == chosen.epochs:
+            return chosen
+        # Rounded up: even a single epoch starts at the full learning rate.
+        scaled = tuple(-(-m * epochs // chosen.epochs) for m in chosen.milestones)
+        return replace(chosen, epochs=epochs, milestones=scaled)
+
+    def learning_rate_at(self, epoch: float) -> float:
+        """The learning rate `epoch` epochs into the training (2.5: in the middle of the third).
+
+        It follows from the number alone, so a resumed run and an uninterrupted one agree.
+        """
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - epoch / self.epochs)
+        return self.learning_rate * self.gamma ** sum(epoch >= m for m in self.milestones)
+
+    def rest(self, epoch: int) -> Protocol:
+        """What is left of the training from the 0-based `epoch` on, at the same learning rates."""
+        left = tuple(m - epoch for m in self.milestones)
+        changes: dict = {"epochs": self.epochs - epoch, "milestones": left}
+        if self.schedule == "linear":
+            changes["learning_rate"] = self.learning_rate_at(epoch)
+        return replace(self, **changes)
+
+    def at_last_rate(self) -> Protocol:
+        """The learning rate at which the last epoch starts, throughout, as one fine-tunes."""
+        last = self.learning_rate_at(max(self.epochs - 1, 0))
+        return replace(self, learning_rate=last, milestones=(), schedule="steps")
+
+    def described(self) -> str:
+        """The learning rate and its schedule, in words."""
+        if self.schedule == "linear":
+            return f"{self.learning_rate:g}, falling linearly to zero"
+        steps = ", ".join(map(str, self.milestones))
+        return f"{self.learning_rate:g}" + (f" x {self.gamma:g} after epochs {steps}" * bool(steps))
+
+
+_RESNET_ON_CIFAR = {"learning_rate": 0.01, "gamma": 0.2, "weight_decay": 5e-4}
+_TANAKA_TINY = {"epochs": 100, "learning_rate": 0.01, "milestones": (30, 60, 80)}
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="quick",
+            source="ours: a few seconds on a CPU, for trying things out",
+            dataset="digits",
+            model="small_vgg",
+            epochs=8,
+            batch_size=64,
+            learning_rate=0.1,
+            milestones=(5, 7),
+            augment=None,
+            # The network is too small for reduced precision to pay.
+            precision="float32",
+        ),
+        Protocol(
+            name="seed",
+            source="the student reproduction this suite grew out of (COMP6258)",
+            dataset="cifar10",
+            model="vgg16",
+            epochs=80,
+            batch_size=128,
+            learning_rate=0.1,
+            milestones=(40, 60),
+            batchnorm="uniform",
+        ),
+        Protocol(
+            name="frankle2021",
+            source="Frankle et al. 2021, arXiv 2009.08576",
+            dataset="cifar10",
+            model="vgg16",
+            epochs=160,
+            batch_size=128,
+            learning_rate=0.1,
+            milestones=(80, 120),
+            batchnorm="uniform",
+            exceptions={
+                ("resnet18", "tiny_imagenet"): {
+                    "epochs": 200,
+                    "batch_size": 256,
+                    "learning_rate": 0.2,
+                    "milestones": (100, 150),
+                }
+            },
+        ),
+        Protocol(
+            name="tanaka2020",
+            source="Tanaka et al. 2020, arXiv 2006.05467",
+            dataset="cifar10",
+            model="vgg16",
+            epochs=160,
+            batch_size=128,
+            learning_rate=0.1,
+            milestones=(60, 120),
+            nesterov=True,
+            exceptions={
+                ("resnet*", "cifar*"): _RESNET_ON_CIFAR,
+                ("wide_resnet18", "cifar*"): _RESNET_ON_CIFAR,
+                ("*", "tiny_imagenet"): _TANAKA_TINY,
+            },
+        ),
+        Protocol(
+            name="budget",
+            # Li, Yumer and Ramanan, section 3: of the schedules that end with the budget, this one
+            # is as good as any.
+            source="frankle2021 in 15 epochs, scheduled for them as in Li et al. 2020, "
+            "arXiv 1905.04753",
+            dataset="cifar10",
+            model="resnet20",
+            epochs=15,
+            batch_size=128,
+            learning_rate=0.1,
+            schedule="linear",
+            batchnorm="uniform",
+        ),
+    )
+}
+
+
+def find(name: str) -> Protocol:
+    """The protocol called `name`. Raises ConfigurationError with the choices."""
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
