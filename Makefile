@@ -28,6 +28,7 @@ lint: $(VENV)/test.stamp
 	@$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS)
 
 format: $(VENV)/test.stamp
+	@$(BIN)/python -m trials forms
 	@$(BIN)/nbstripout --keep-id $(NOTEBOOKS)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .

@@ -10,38 +10,20 @@ import nbformat
 import papermill
 import pytest
 
-from common.datasets import DATASETS
+from common.base.errors import ConfigurationError
+from common.commands import notebooks
 from common.models import MODELS
-from common.pruning.ablations import ABLATIONS
+from common.pruning import METHODS
 from common.results.collected import collect
-from common.results.reference import SOURCES as PUBLISHED
 from common.results.schema import EPOCHS, LAYERS, SUMMARY
 from common.runs import registry
-from common.runs.experiment import PARAMETERS, PRECISIONS, configure
-from common.runs.registry import names, variants
-from common.training.protocols import PROTOCOLS
+from common.runs.experiment import PARAMETERS, configure
+from common.runs.registry import names
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted(
-    path
-    for path in [*ROOT.glob("trials/**/*.ipynb"), *ROOT.glob("figures/*.ipynb")]
-    if path.name != "rendered.ipynb" and path.parent.name != ".ipynb_checkpoints"
-)
-# What a parameter may be, by its name, wherever it is chosen from a list.
-CHOICES = {
-    "protocol": PROTOCOLS,
-    "rounds_protocol": PROTOCOLS,
-    "dataset": DATASETS,
-    "rounds_dataset": DATASETS,
-    "model": MODELS,
-    "training_model": MODELS,
-    "ablation": ABLATIONS,
-    "precision": PRECISIONS,
-    "device": ("auto", "cpu", "cuda", "mps"),
-    "grid": [path.stem for path in ROOT.glob("trials/grids/*.yaml")],
-    "reference": PUBLISHED,
-}
+SOURCES = notebooks.sources()
 TYPES = {"boolean": bool, "integer": int, "number": float, "slider": float, "string": str}
+WITH_COPY = [path for path in SOURCES if path.with_name(notebooks.RENDERED).is_file()]
 TRIALS = {method: ROOT / "trials" / method / f"{method}.ipynb" for method in names()}
 
 
@@ -87,10 +69,7 @@ def field(line):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_form_fields_offer_what_there_is(path):
-    own = {option.name: option.read for option in registry.options(path.stem)}
-    known = {**CHOICES, **{n: r.choices for n, r in own.items() if hasattr(r, "choices")}}
-    if path.stem in names():
-        known["variant"] = variants(path.stem)
+    known = notebooks.choices(path.stem)
     for line in tagged(read(path))[0].source.splitlines():
         if line.startswith("# "):
             assert len(line) <= 100
@@ -104,12 +83,23 @@ def test_form_fields_offer_what_there_is(path):
         else:
             assert kind in ("string", "raw"), "Colab knows no other lists"
             offered = [ast.literal_eval(choice) for choice in choices] if kind == "raw" else choices
-            expected = list(filter(None, known[name]))
-            if path.stem == "conservation" and name == "model":
-                expected = [model for model in expected if "resnet" not in model]
-            assert sorted(filter(None, offered)) == sorted(expected)
+            assert list(filter(None, offered)) == known[name], "make format writes it"
             assert (None in offered) == (kind == "raw")
             assert value in offered, line
+
+
+def test_forms_are_written_from_what_there_is_to_choose(tmp_path, monkeypatch):
+    path = tmp_path / "trials/SNIP/SNIP.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(TRIALS["SNIP"].read_bytes())
+    monkeypatch.setitem(MODELS, "perceptron", None)
+    monkeypatch.setitem(METHODS["SNIP"], "twice", None)
+    assert notebooks.write_forms(tmp_path) == [path]
+    fields = [field(line) for line in tagged(read(path))[0].source.splitlines() if line[0] != "#"]
+    offered = {name: choices for name, _, choices, _ in fields}
+    assert offered["model"][-1] == "'perceptron'"
+    assert offered["variant"] == ["None", "'iterative'", "'force'", "'twice'"]
+    assert notebooks.write_forms(tmp_path) == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -173,15 +163,78 @@ def test_runs_through_papermill(method, tmp_path, monkeypatch):
     assert (tmp_path / "out.ipynb").stat().st_size < 500_000
 
 
-@pytest.mark.parametrize("source", [*TRIALS.values(), ROOT / "figures/figures.ipynb"])
+@pytest.mark.parametrize("source", WITH_COPY, ids=lambda path: path.stem)
 def test_the_rendered_copy_is_the_source_executed(source):
-    path = source.with_name("rendered.ipynb")
-    rendered = read(path)
-    cells = [c for c in rendered.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    assert [c.source for c in cells] == [c.source for c in read(source).cells]
+    path = source.with_name(notebooks.RENDERED)
+    rendered, written = read(path), read(source)
+    assert notebooks.carry_over(rendered, written) == rendered, "trials render --text mends it"
     code = [cell for cell in rendered.cells if cell.cell_type == "code"]
-    assert all(cell.execution_count for cell in code)
+    assert all(cell.execution_count for cell in code if cell.source)
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
     assert "widgets" not in rendered.metadata
     assert path.stat().st_size < 500_000
-    assert str(ROOT) not in path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    assert not any(place in text for place in (str(ROOT), "/tmp/", "/root/", "/home/"))
+
+
+def notebook(*cells, injected=None):
+    """Of a set-up cell, a parameters cell and these: text where a cell starts with `#: `."""
+    parameters = nbformat.v4.new_code_cell(
+        "seed = 0\nepochs = 2", metadata={"tags": ["parameters"]}
+    )
+    made = [nbformat.v4.new_code_cell("import sys"), parameters]
+    if injected:
+        tags = {"tags": ["injected-parameters"]}
+        made.append(nbformat.v4.new_code_cell(injected, metadata=tags))
+    for cell in cells:
+        text = cell.startswith("#: ")
+        made.append((nbformat.v4.new_markdown_cell if text else nbformat.v4.new_code_cell)(cell))
+    for number, cell in enumerate(c for c in made if c.cell_type == "code"):
+        cell.execution_count = number
+    return nbformat.v4.new_notebook(cells=made)
+
+
+RAN = ("#: Score", "from common import plots\n\nplots.cost( runs )", "x = 1  # why")
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        ("#: Scores", *RAN[1:]),
+        ("#: Score", "#: More text", "from common.plots.runs import cost\ncost(runs)", "x = 1"),
+        ("import common.plots as p\np.cost(runs)", "x = 1  # because"),
+    ],
+)
+def test_prose_comments_and_imports_are_carried_over(now):
+    rendered, source = notebook(*RAN, injected="seed = 3"), notebook(*now)
+    output = nbformat.v4.new_output("stream", text="1.2")
+    rendered.cells[-1].outputs = [output]
+    found = notebooks.carry_over(rendered, source)
+    code = [cell for cell in found.cells if cell.cell_type == "code"]
+    assert [c.source for c in found.cells if c is not code[2]] == [c.source for c in source.cells]
+    assert code[2].source == "seed = 3"
+    assert [cell.execution_count for cell in code] == [0, 1, 2, 3, 4]
+    assert code[-1].outputs == [output]
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        ((RAN[0], "from common import plots\nplots.cost(run)", RAN[2]), "code cell 3 computes"),
+        ((*RAN[:2], "x = 2"), "code cell 4 computes something else"),
+        ((*RAN, "y = x"), "4 code cells, its source has 5"),
+        ((RAN[1],), "4 code cells, its source has 3"),
+    ],
+)
+def test_what_was_computed_otherwise_is_not_carried_over(now, says):
+    with pytest.raises(ConfigurationError, match=says):
+        notebooks.carry_over(notebook(*RAN), notebook(*now))
+
+
+def test_a_default_matters_where_it_was_in_force():
+    source = notebook(*RAN)
+    source.cells[1].source = "seed = 7\nepochs = 2"
+    given = notebook(*RAN, injected="seed = 3")
+    assert notebooks.carry_over(given, source).cells[1].source == source.cells[1].source
+    with pytest.raises(ConfigurationError, match="other parameters or defaults"):
+        notebooks.carry_over(notebook(*RAN), source)

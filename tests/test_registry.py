@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from pathlib import Path
@@ -16,11 +15,12 @@ from common.base.errors import ConfigurationError
 from common.pruning import METHODS
 from common.results import run_folder, schema
 from common.results.collected import collect, write_collected
+from common.results.schema import Table
 from common.runs import registry
 from common.runs.experiment import PARAMETERS, configure, from_notebook
-from common.runs.registry import Option, Table, Trial
+from common.runs.options import number_in, one_of, whole_from
+from common.runs.registry import Option, Trial
 from common.runs.run import Run
-from common.runs.values import number_in, one_of, whole_from
 from common.sweep import grid, plan
 from common.training import callbacks
 
@@ -160,8 +160,8 @@ def test_methods_without_options_are_as_they_were(tmp_path, method):
         "run_id method parameters hyperparameters device precision versions code_version started_at"
     )
     assert " ".join(written["hyperparameters"]) == (
-        "name source dataset model epochs batch_size learning_rate milestones gamma momentum "
-        "nesterov weight_decay init batchnorm augment precision sparsity exceptions"
+        "name source dataset model epochs batch_size learning_rate milestones schedule gamma "
+        "momentum nesterov weight_decay init batchnorm augment precision sparsity exceptions"
     )
 
 
@@ -187,10 +187,11 @@ def test_further_tables_of_a_trial_are_collected(tmp_path, monkeypatch):
             ("method", "run_id", "order"),
             ("method", "run_id", "order", "size"),
         ),
-        tell=lambda about: {**about, **about["parameters"], "size": len(about["parameters"])},
+        read_keys=lambda about: {**about, **about["parameters"], "size": len(about["parameters"])},
         derive=lambda rows: rows.assign(last=rows["step"] == rows["step"].max()),
     )
-    monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN, tables=(STEPS,)))
+    monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN))
+    monkeypatch.setitem(schema.FURTHER, "made_up", (STEPS,))
     monkeypatch.setitem(registry.TRIALS, "lottery_ticket", Trial(()))
     rows = [{"step": 1, "note": "one, two", "size": 0.1}, {"step": 2, "note": "", "size": None}]
     first = finished(tmp_path, rows)
@@ -208,7 +209,8 @@ def test_further_tables_of_a_trial_are_collected(tmp_path, monkeypatch):
     other = finished(tmp_path, rows, order="last")
     for folder in (first, other):
         run_folder.write_csv(folder / "levels.csv", [{"step": len(folder.name)}], ("step",))
-    monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN, tables=(STEPS, told)))
+    monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN))
+    monkeypatch.setitem(schema.FURTHER, "made_up", (STEPS, told))
     table = collect(tmp_path).more["levels"].set_index("run_id")
     assert table["order"].to_dict() == {first.name: "first", other.name: "last"}
     assert table["last"].to_dict() == {first.name: False, other.name: True}
@@ -229,7 +231,8 @@ def test_further_tables_of_a_trial_are_collected(tmp_path, monkeypatch):
 def test_a_run_without_a_further_table_that_is_whole_is_left_out(
     tmp_path, monkeypatch, name, content, reason
 ):
-    monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN, tables=(STEPS,)))
+    monkeypatch.setitem(registry.TRIALS, "made_up", Trial(OWN))
+    monkeypatch.setitem(schema.FURTHER, "made_up", (STEPS,))
     rows = [{"step": 1, "note": "a", "size": 0.5}]
     whole, damaged = finished(tmp_path, rows), finished(tmp_path, rows, seed=1)
     (damaged / name).unlink() if content is None else (damaged / name).write_text(content)
@@ -240,29 +243,8 @@ def test_a_run_without_a_further_table_that_is_whole_is_left_out(
 
 
 def test_no_two_trials_leave_tables_of_one_name():
-    names = [table.name for trial in registry.TRIALS.values() for table in trial.tables]
+    tables = [table for tables in schema.FURTHER.values() for table in tables]
+    names = [table.name for table in tables]
     assert len({*names, "summary", "epochs", "layers"}) == len(names) + 3
-    assert all(
-        t.first[:2] == ("method", "run_id") for m in registry.TRIALS for t in registry.tables(m)
-    )
-
-
-@pytest.mark.parametrize(
-    ("module", "above"),
-    [("registry", "experiment"), ("options", "registry"), ("structured/tables", "structured/run")],
-)
-def test_nothing_imports_what_stands_above_it(module, above):
-    """Neither to run nor for an annotation."""
-    reached, left = set(), [f"common.{module.replace('/', '.')}"]
-    while left:
-        name = left.pop()
-        path = ROOT / f"{name.replace('.', '/')}.py"
-        path = path if path.is_file() else path.with_suffix("") / "__init__.py"
-        if name in reached or not path.is_file():
-            continue
-        reached.add(name)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("common"):
-                left += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    assert len(reached) > 3
-    assert f"common.{above.replace('/', '.')}" not in reached
+    assert all(table.key_columns[:2] == ("method", "run_id") for table in tables)
+    assert set(schema.FURTHER) <= set(registry.TRIALS)

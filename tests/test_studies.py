@@ -565,14 +565,3 @@ def test_notebook_measures_in_a_tiny_form(study, parameters, tmp_path):
     own = {"recompute": True, "results_dir": str(tmp_path / "own")}
     assert len(execute(study, tmp_path, **own, **tiny, **parameters)) >= 3
     assert list((tmp_path / "own").glob("*.csv"))
-
-
-@pytest.mark.parametrize("study", STUDIES)
-def test_rendered_notebooks_are_the_sources_executed(study):
-    rendered = nbformat.read(source(study).with_name("rendered.ipynb"), as_version=4)
-    written = nbformat.read(source(study), as_version=4)
-    assert [c.source for c in rendered.cells] == [c.source for c in written.cells]
-    text = source(study).with_name("rendered.ipynb").read_text(encoding="utf-8")
-    assert len(text) < 500_000
-    assert not any(place in text for place in ("/tmp/", "/work/", "/root/", "/home/"))
-    assert "widgets" not in rendered.metadata

@@ -21,13 +21,13 @@ from common.base.files import EXACT
 from common.pruning import kept, masks
 from common.results import reference
 from common.results.collected import collect
+from common.results.schema import LEVELS
 from common.runs import cache, registry
 from common.runs.experiment import PARAMETERS, configure
 from common.runs.ticket_settings import densities, rewind_step
 from common.sweep import batch, earlier, grid, plan, report
 from common.sweep.job import Job
 from common.tickets import ticket_plots
-from common.tickets.columns import LEVELS
 from common.tickets.levels import collect_levels
 from common.tickets.rewind import Remaining
 from common.tickets.ticket import TicketRun

@@ -93,16 +93,30 @@ def publish(options: argparse.Namespace, console: Console) -> int:
 
 
 def render(options: argparse.Namespace, console: Console) -> int:
-    """Execute notebooks, each into a rendered.ipynb beside it."""
-    from common.commands import publish
+    """Execute notebooks, each into a rendered.ipynb beside it; or only carry their prose over."""
+    from common.commands import notebooks, publish
     from common.sweep import grid
 
+    if options.text:
+        for path in options.notebooks:
+            changed = notebooks.refresh(path)
+            console.print(f"{path}: {'text carried over' if changed else 'as it was'}")
+        return 0
     given = grid.overrides(options.parameters)
     if several := [name for name, values in given.items() if len(values) > 1]:
         raise ConfigurationError(f"-p {several[0]}: a notebook is executed with one value")
     parameters = {name: value for name, (value,) in given.items()}
     for notebook in options.notebooks:
         console.print(str(publish.render(notebook, parameters)), soft_wrap=True)
+    return 0
+
+
+def forms(options: argparse.Namespace, console: Console) -> int:
+    """Write into the notebooks' forms what there is to choose."""
+    from common.commands import notebooks
+
+    for path in notebooks.write_forms():
+        console.print(str(path.relative_to(ROOT)), soft_wrap=True)
     return 0
 
 
@@ -225,6 +239,15 @@ def _parser() -> argparse.ArgumentParser:
     rendering.set_defaults(command=render)
     add_parameters(rendering, "a parameter of the notebook")
     rendering.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    rendering.add_argument(
+        "--text",
+        action="store_true",
+        help="carry prose and imports over into the copy, where nothing else has changed",
+    )
+    writing = commands.add_parser(
+        "forms", help="write the choices of the notebooks' forms", description=forms.__doc__
+    )
+    writing.set_defaults(command=forms)
     add("list", listing, "methods, variants, protocols, grids", grid=False)
     machine = add("doctor", doctor, "what this machine has", grid=False)
     machine.add_argument("--data-dir", metavar="DIR", help="where to look for data")

@@ -23,10 +23,10 @@ from common import plots
 from common.base.errors import ConfigurationError, NotebookError
 from common.base.files import write_atomically
 from common.base.paths import ROOT
+from common.commands.notebooks import RENDERED, write
 from common.results import collected, reference
 from common.sweep.execute import run_notebook
 
-RENDERED = "rendered.ipynb"
 SHOWN = 0.9  # the sparsity whose run is the method's rendered notebook, or the nearest to it
 # Parameters that say where something was on the machine, not what was done.
 _PLACES = ("data_dir", "results_dir", "output_dir")
@@ -139,11 +139,6 @@ def cleaned(path: Path) -> nbformat.NotebookNode:
             lines = cell.source.splitlines()
             cell.source = "\n".join(line for line in lines if not line.startswith(_PLACES)).rstrip()
     return notebook
-
-
-def write(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """The notebook in its place, whole."""
-    write_atomically(path, lambda temporary: nbformat.write(notebook, temporary))
 
 
 def _collect(root: Path, console: Console) -> collected.Collected:

@@ -15,11 +15,8 @@ from pandas.api.types import is_numeric_dtype
 from common.base.errors import ConfigurationError
 from common.base.files import EXACT, write_atomically
 from common.results.run_folder import is_done
-from common.results.schema import EPOCHS, LAYERS, SUMMARY
-from common.runs import registry
-from common.runs.options import Table
+from common.results.schema import EPOCHS, FURTHER, LAYERS, RUN, SUMMARY, Table
 
-RUN = ("method", "run_id")
 TABLES = {"summary": SUMMARY, "epochs": (*RUN, *EPOCHS), "layers": (*RUN, *LAYERS)}
 # Columns of text.
 _TEXT_COLUMNS = (
@@ -35,7 +32,7 @@ class Collected:
     """One table each from all finished runs, and what was left out: (folder, why).
 
     epochs and layers have the run's method and run_id before their own columns. more: the further
-    tables of trials (`common.runs.options.Table`), by name.
+    tables of trials (`schema.Table`), by name.
     """
 
     summary: pd.DataFrame
@@ -145,7 +142,7 @@ def _read_run(folder: Path) -> _Run:
     tables = {"summary": lines}
     for name, columns in (("epochs", EPOCHS), ("layers", LAYERS)):
         tables[name] = [f"{own},{line}" for line in _lines(folder / f"{name}.csv", columns)]
-    for table in registry.tables(row[_METHOD]):
+    for table in FURTHER.get(row[_METHOD], ()):
         told = _cells(_told(folder / "run.json", table))
         found = _lines(folder / f"{table.name}.csv", table.columns)
         tables[table.name] = [f"{told},{line}" for line in found]
@@ -153,10 +150,10 @@ def _read_run(folder: Path) -> _Run:
 
 
 def _told(path: Path, table: Table) -> list[object]:
-    """What a run's run.json tells for `table`, in the order of its first columns."""
+    """What a run's run.json tells for `table`, in the order of its key columns."""
     try:
-        told = table.tell(json.loads(path.read_text(encoding="utf-8")))
-        return [told[name] for name in table.first]
+        told = table.read_keys(json.loads(path.read_text(encoding="utf-8")))
+        return [told[name] for name in table.key_columns]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"damaged: {path.name} does not tell of its {table.name}.csv") from error
 
@@ -196,7 +193,7 @@ def _superseded(run: _Run) -> bool:
 
 def _further() -> list[Table]:
     """The further tables of all trials."""
-    return [table for trial in registry.TRIALS.values() for table in trial.tables]
+    return [table for tables in FURTHER.values() for table in tables]
 
 
 def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.DataFrame]:
@@ -206,7 +203,7 @@ def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.Da
     present = {name for run in runs for name in run.lines}
     further = {table.name: table for table in _further() if table.name in present}
     for name, table in further.items():
-        forms[name] = (*table.first, *table.columns), dict.fromkeys(table.text, str)
+        forms[name] = (*table.key_columns, *table.columns), dict.fromkeys(table.text, str)
     tables, wrong = {}, {}
     for name, (columns, text) in forms.items():
         lines = (line for run in runs for line in run.lines.get(name, ()))

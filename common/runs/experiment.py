@@ -13,7 +13,7 @@ from common.base.paths import workplace
 from common.datasets import DATASETS
 from common.pruning import ablations, check_sparsity
 from common.runs import registry
-from common.runs.values import text, whole
+from common.runs.options import text, whole
 from common.training import protocols
 from common.training.protocols import Protocol
 

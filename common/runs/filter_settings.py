@@ -8,9 +8,7 @@ from common.base.errors import ConfigurationError
 from common.pruning import ablations
 from common.pruning.methods import Method
 from common.pruning.scores import magnitude
-from common.runs.options import Configured, Option, Trial
-from common.runs.values import number_in, one_of, whole_from
-from common.structured.columns import TABLES
+from common.runs.options import Configured, Option, Trial, number_in, one_of, whole_from
 from common.training import protocols
 from common.training.protocols import Protocol
 
@@ -128,5 +126,4 @@ TRIAL = Trial(
     variants={name: Method(magnitude) for name in VARIANTS},
     check=check,
     epochs=all_epochs,
-    tables=TABLES,
 )

@@ -1,16 +1,65 @@
-"""What a trial has beyond a method: parameters and tables of its own, and how they go together."""
+"""What a trial has beyond a method: parameters of its own, and how they go together."""
 
 from __future__ import annotations
 
+import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
-import pandas as pd
-
+from common.base.errors import ConfigurationError, unknown
 from common.pruning.methods import Method
-from common.runs.values import Read
 from common.training.protocols import Protocol
+
+Read = Callable[[str, object], object]  # (name, value) -> the value as it counts
+
+
+def text(value: object, default: str) -> str:
+    """The value as text, or the default where it is not given (None or "")."""
+    return default if value is None or value == "" else str(value)
+
+
+def whole(name: str, value: object, least: int) -> int | None:
+    """A whole number of at least `least`, or None where it is not given."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, Real) or isinstance(value, bool) or value % 1 != 0:
+        raise ConfigurationError(f"{name}={value!r} is not a whole number (None: the protocol's)")
+    if value < least:
+        raise ConfigurationError(f"{name}={value!r} is below {least}")
+    return int(value)
+
+
+def whole_from(least: int) -> Read:
+    """Reads a whole number of at least `least`."""
+    return lambda name, value: whole(name, value, least)
+
+
+def number_in(low: float, high: float = math.inf) -> Read:
+    """Reads a number from `low` to `high`, both included."""
+
+    def read(name: str, value: object) -> float:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not low <= value <= high or math.isinf(value):
+            limit = f"from {low:g} on" if math.isinf(high) else f"from {low:g} to {high:g}"
+            raise ConfigurationError(f"{name}={value!r} is not a number {limit}")
+        return float(value)
+
+    return read
+
+
+def one_of(choices: Iterable[str]) -> Read:
+    """Reads one of these names, which it has as `choices`."""
+    choices = tuple(choices)
+
+    def read(name: str, value: object) -> str:
+        if value not in choices:
+            raise unknown(name, value, choices)
+        return str(value)
+
+    read.choices = choices
+    return read
 
 
 class Configured(typing.Protocol):
@@ -43,31 +92,13 @@ class Option:
     """A parameter that one trial has beyond those of all.
 
     default: its value where None or "" is given. read: (name, value) -> the value as it counts, or
-    ConfigurationError (`common.runs.values` has the usual ones). An option called like a field of
+    ConfigurationError (the usual ones stand above). An option called like a field of
     `Protocol` replaces it; None there is what the protocol says.
     """
 
     name: str
     default: object
     read: Read
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that every run of a trial leaves beside those of all runs, and that is collected.
-
-    name: of the file, without `.csv`; no other trial has one of that name. columns: of the file.
-    first: those that the rows of many runs have before, beginning with method and run_id. tell:
-    the content of a run.json -> their values, by name. text: the columns of either kind that hold
-    text. derive: the table of many runs -> the same with what follows from all of its rows.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    text: tuple[str, ...]
-    first: tuple[str, ...] = ("method", "run_id")
-    tell: Callable[[Mapping], Mapping[str, object]] = dict
-    derive: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
 
 
 @dataclass(frozen=True)
@@ -78,7 +109,6 @@ class Trial:
     itself, where they are others.
     check: raises ConfigurationError where values do not go together.
     epochs: those of all its trainings together, which is what a run's time goes by.
-    tables: those of its runs that are worth having in one.
     """
 
     options: tuple[Option, ...]
@@ -86,4 +116,3 @@ class Trial:
     check: Callable[[Configured], None] = lambda experiment: None
     epochs: Callable[[Configured], float] = lambda experiment: experiment.epochs
     variants: Mapping[str, Method] | None = None
-    tables: tuple[Table, ...] = ()

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common import structured, tickets
 from common.base.errors import ConfigurationError, unknown
 from common.pruning import METHODS, Method
-from common.runs.options import Option, Table, Trial
+from common.runs import filter_settings, ticket_settings
+from common.runs.options import Option, Trial
 
 TRIALS: dict[str, Trial] = {
-    "lottery_ticket": tickets.TRIAL,
-    "filter_lasso": structured.TRIAL,
+    "lottery_ticket": ticket_settings.TRIAL,
+    "filter_lasso": filter_settings.TRIAL,
 }
 
 
@@ -47,11 +47,6 @@ def find(method: str, variant: str = "") -> Method:
 def options(method: str) -> tuple[Option, ...]:
     """The parameters that `method` has beyond those of all."""
     return TRIALS[method].options if method in TRIALS else ()
-
-
-def tables(method: str) -> tuple[Table, ...]:
-    """The tables that runs of `method` leave beside those of all, and that are collected."""
-    return TRIALS[method].tables if method in TRIALS else ()
 
 
 def option_names() -> list[str]:

@@ -9,9 +9,7 @@ from numbers import Real
 from common.base.errors import ConfigurationError
 from common.models.initialise import INITIALISATIONS
 from common.pruning.masks import density_after
-from common.runs.options import Configured, Option, Trial
-from common.runs.values import one_of, whole_from
-from common.tickets.columns import TABLE
+from common.runs.options import Configured, Option, Trial, one_of, whole_from
 
 SHARE = 0.2  # of what is left goes in a level, unless told; Frankle and Carbin 2019
 RETRAIN = {
@@ -98,5 +96,4 @@ TRIAL = Trial(
     ),
     check=check,
     epochs=all_epochs,
-    tables=(TABLE,),
 )

@@ -2,9 +2,3 @@
 
 Wen et al. 2016 (1608.03665), Li et al. 2017 (1608.08710). `filter_run` carries one out.
 """
-
-from __future__ import annotations
-
-from common.runs.filter_settings import TRIAL
-
-__all__ = ["TRIAL"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from common.base.errors import ConfigurationError
+from common.results.schema import DENSE, LATENCIES
 from common.runs.filter_settings import VARIANTS
-from common.structured.columns import DENSE, LATENCIES
 
 
 def runs(summary: pd.DataFrame) -> pd.DataFrame:

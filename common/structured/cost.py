@@ -16,7 +16,6 @@ from common.pruning.diagnostics import multiply_adds
 from common.pruning.parameters import prunable
 from common.pruning.scores import in_mode
 
-BATCHES = (1, 128)
 ROUNDS, LEAST_ROUNDS, SECONDS = 50, 5, 5.0
 
 

@@ -8,9 +8,17 @@ import torch
 from common.base import environment
 from common.pruning import prunable
 from common.results import schema
+from common.results.schema import (
+    COST,
+    DENSE,
+    LATENCIES,
+    LATENCY_BATCHES,
+    MASKED,
+    SHAPES,
+    SMALL,
+)
 from common.runs import filter_settings
 from common.structured import cost as measuring
-from common.structured.columns import COST, DENSE, LATENCIES, MASKED, SHAPES, SMALL
 from common.structured.stages import Stages
 from common.structured.training import PENALTY
 
@@ -119,7 +127,7 @@ def cost(run: Stages) -> pd.DataFrame:
         networks = measuring.copies({name: model for name, model, *_ in ends}, device)
         times = {
             column: measuring.latency(networks, run.shape, batch, device)
-            for column, batch in zip(LATENCIES, measuring.BATCHES, strict=True)
+            for column, batch in zip(LATENCIES, LATENCY_BATCHES, strict=True)
         }
         for name, _, accuracy, tuned in ends:
             row = {"device": environment.hardware(device), "network": name, **sizes[name]}

@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.base.errors import ConfigurationError
 from common.base.seeding import generator
+from common.models import MODELS
 from common.pruning import find, prunable
 from common.pruning import scores as scoring
 from common.pruning.diagnostics import flow_through_units
@@ -55,6 +56,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("synflow", True, "train"),
     Kind("synflow", False, "train"),
 )
+# Networks without residual paths: one way in and one way out of every hidden unit.
+CHAINS = tuple(name for name in MODELS if "resnet" not in name)
 UNITS_SHOWN = 16  # of each layer, in units.csv
 UNIT = ("method", "signed", "batchnorm", "seed")
 LAYERS = (
@@ -223,5 +226,5 @@ def _require_chain(module: nn.Module) -> None:
     if any(name.count(".") > 1 for name in prunable(module)):
         raise ConfigurationError(
             "model: conservation is about networks without residual paths; "
-            "choose from: vgg11, vgg13, vgg16, vgg19, small_vgg, lenet_300_100"
+            f"choose from: {', '.join(CHAINS)}"
         )

@@ -3,9 +3,3 @@
 Frankle and Carbin 2019 (1803.03635), Frankle et al. 2020 (1912.05671), Renda et al. 2020
 (2003.02389). `common.tickets.ticket` carries one out.
 """
-
-from __future__ import annotations
-
-from common.runs.ticket_settings import TRIAL
-
-__all__ = ["TRIAL"]

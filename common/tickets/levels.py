@@ -14,7 +14,7 @@ from common.training.callbacks import History
 
 
 def row(level: int, masks: Masks, history: History, per_epoch: int, skipped: int) -> dict:
-    """A level's row: columns as `columns.LEVELS`; level 0 is the dense network.
+    """A level's row: columns as `schema.LEVELS`; level 0 is the dense network.
 
     Early stopping is where the test loss is lowest, counted from the level's first training step;
     an epoch has `per_epoch` iterations, the first one `skipped` fewer.
@@ -42,8 +42,8 @@ def collect_levels(root: Path) -> pd.DataFrame:
     """The levels of every finished lottery ticket below `root`, or, where there are no runs, the
     table that was collected there.
 
-    Columns: those of `columns.TABLE`, and `final`: whether the level is the run's last. Raises
-    ConfigurationError if there is nothing to collect.
+    Columns: those of the table `levels` of `schema.FURTHER`, and `final`: whether the level is the
+    run's last. Raises ConfigurationError if there is nothing to collect.
     """
     found = collect(root).more
     if "levels" not in found:

@@ -10,11 +10,11 @@ from common.pruning import Masks, apply, masks, prunable
 from common.pruning.distributions import DISTRIBUTIONS
 from common.pruning.scores import Scores
 from common.results import run_folder, schema
+from common.results.schema import LEVELS
 from common.runs import ticket_settings
 from common.runs.cache import State, copy_state, digest
 from common.runs.experiment import Experiment
 from common.tickets import levels
-from common.tickets.columns import LEVELS
 from common.tickets.trainings import Trainings
 from common.training.callbacks import History
 
