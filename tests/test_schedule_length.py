@@ -244,7 +244,9 @@ def differences(*rows):
         ((3.0, 1.0, 5.0, 3), "above", "+3.0 [+1.0, +5.0]"),
         ((-3.0, -5.0, -1.0, 3), "below", "−3.0 [−5.0, −1.0]"),
         ((3.0, -1.0, 7.0, 3), "open", "+3.0 [−1.0, +7.0]"),
-        ((3.0, math.nan, math.nan, 1), "single", "+3.0 (one seed)"),
+        ((3.0, math.nan, math.nan, 1), "few", "+3.0 (one seed)"),
+        # Two seeds that agree to the image are no finding.
+        ((3.0, 3.0, 3.0, 2), "few", "+3.0 [+3.0, +3.0]"),
     ],
 )
 def test_a_verdict_follows_from_the_interval(row, verdict, told):
@@ -264,9 +266,9 @@ def test_verdicts_name_the_lengths_and_what_chance_would_do():
     nan = math.nan
     rows = [("grasp", e, 3.0, 1.0, 5.0, 3) for e in (2, 4)] + [("grasp", 30, 0.1, nan, nan, 1)]
     said = words.verdicts(differences(*rows), words.SHUFFLING)
-    assert "- **GraSP**: gains by shuffling after 2 and 4 epochs; one seed" in said
+    assert "**GraSP**: gains by shuffling after 2 and 4 epochs; fewer than 3 seeds after 30" in said
     assert "0.1 of 2 intervals" in said
-    assert "No pair" in words.verdicts(differences(), words.SHUFFLING)
+    assert "nothing to compare" in words.verdicts(differences(), words.SHUFFLING)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +299,7 @@ def test_what_four_epochs_had_suggested_is_in_the_committed_rows(steps):
 def test_what_became_of_the_gain_follows_from_the_longest_training(steps, gain, said):
     runs = made_up(gain=lambda method, epochs: gain(epochs) if method == "grasp" else 0.0)
     assert said in words.taken_back(runs, steps)
-    assert "one seed does not tell" in words.taken_back(runs[runs["seed"] == 0], steps)
+    assert "too few seeds to tell" in words.taken_back(runs[runs["seed"] == 0], steps)
 
 
 @pytest.mark.parametrize(

@@ -175,9 +175,9 @@ def _legend_and_caption(
     style.write_caption(
         figure,
         f"Left, ours: {made_from(runs)} {len(runs)} runs of {lengths} epochs, "
-        f"{style.percent(runs['sparsity'].iloc[0])} removed; code {code}. Every point is trainings "
-        "of that length; bars: 95% intervals of paired differences over seeds"
-        f"{cut}; hollow: one seed, no interval.",
+        f"{style.percent(runs['sparsity'].iloc[0])} removed; code {code}. Points: trainings of "
+        f"that length; bars: 95% intervals of paired differences over seeds{cut}; hollow: one "
+        "seed, no interval.",
         f"Right, {source.name}: {source.caution}. {more}",
     )
 

@@ -15,12 +15,15 @@ from common.reference import MODELS
 from common.statistics import LEVEL
 from common.studies import schedule_length as study
 
-# What is said of a difference: its interval lies above zero, below it, holds it, or there is none.
+# Differences of two seeds may be equal by chance, since accuracies are counts of images; their
+# interval would then say everything. So from three seeds on there is a verdict.
+LEAST = 3
+# What is said of a difference: its interval lies above zero, below it, holds it, or has few seeds.
 SHUFFLING = {
     "above": "gains by shuffling",
     "below": "loses by shuffling",
     "open": "no difference found",
-    "single": "one seed and no interval",
+    "few": f"fewer than {LEAST} seeds",
 }
 AGAINST_RANDOM = {**SHUFFLING, "above": "above random pruning", "below": "below random pruning"}
 CHANGE = {
@@ -51,8 +54,12 @@ def judged(differences: pd.DataFrame) -> pd.DataFrame:
         rows.loc[at, "told"] = f"{mean} [{low}, {high}]" if row["n"] > 1 else f"{mean} (one seed)"
     rows.loc[rows["low"].round(6) > 0, "verdict"] = "above"  # what is left of zero by rounding
     rows.loc[rows["high"].round(6) < 0, "verdict"] = "below"  # is no difference
-    rows.loc[rows["n"] == 1, "verdict"] = "single"
+    rows.loc[rows["n"] < LEAST, "verdict"] = "few"
     return rows
+
+
+def _epochs(lengths: Iterable[int]) -> str:
+    return f"{listed(lengths)} epoch{'s' * (list(lengths) != [1])}"
 
 
 def coverage(runs: pd.DataFrame, lengths: Sequence[int]) -> pd.DataFrame:
@@ -90,12 +97,12 @@ def verdicts(differences: pd.DataFrame, words: Mapping[str, str]) -> str:
     lines = []
     for method, rows in judged(differences).groupby("method", sort=False):
         lengths = {v: rows.loc[rows["verdict"] == v, "epochs"] for v in words}
-        told = [f"{words[v]} after {listed(at)} epochs" for v, at in lengths.items() if len(at)]
+        told = [f"{words[v]} after {_epochs(at)}" for v, at in lengths.items() if len(at)]
         lines.append(f"- **{method_label(method)}**: {'; '.join(told)}.")
     if not lines:
-        return "No pair of runs is there yet."
-    number = int((differences["n"] > 1).sum())
-    if number > 1:
+        return "There is nothing to compare yet."
+    number = int((differences["n"] >= LEAST).sum())
+    if number:
         false = (1 - LEVEL) * number
         lines.append(
             f"\nIf nothing differed, {false:.1f} of {number} intervals would exclude zero."
@@ -177,8 +184,8 @@ def advice(runs: pd.DataFrame, steps: pd.DataFrame) -> str:
         (
             "- **Schedule the training for its length**, so that it ends at a learning rate near "
             f"zero. {_schedule(runs, steps)}",
-            "- **Run several seeds, and compare within each.** The same seed gives two procedures "
-            f"the same weights and batches. {_scatter(runs)}",
+            "- **Run three seeds at least, and compare within each.** The same seed gives two "
+            f"procedures the same weights and batches. {_scatter(runs)}",
             "- **Say the interval.** One seed has none. Where differences have a standard "
             f"deviation of one point it is {listed(widths)} seeds.",
             "- **Let the question choose the length.** In a short training a method that starts "
@@ -217,7 +224,7 @@ def _gain_now(runs: pd.DataFrame, method: str) -> str:
         "above": "the gain is still there",
         "below": "it has become a loss",
         "open": "no gain is found",
-        "single": "one seed does not tell",
+        "few": "too few seeds to tell",
     }
     longest = rows.iloc[-1]
     return (
@@ -279,7 +286,7 @@ def _scatter(runs: pd.DataFrame) -> str:
 
 def _settled(runs: pd.DataFrame) -> str:
     change = judged(study.change_of_shuffling(runs))
-    change = change[change["verdict"] != "single"]
+    change = change[change["verdict"] != "few"]
     if change.empty:
         return ""
     longest, tried = runs["epochs"].max(), sorted(change["epochs"].unique())
