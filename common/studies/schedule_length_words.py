@@ -28,8 +28,8 @@ SHUFFLING = {
 AGAINST_RANDOM = {**SHUFFLING, "above": "above random pruning", "below": "below random pruning"}
 CHANGE = {
     **SHUFFLING,
-    "above": "a larger effect than in the longest training",
-    "below": "a smaller effect than in the longest training",
+    "above": "shuffling worth more than in the longest training",
+    "below": "shuffling worth less than in the longest training",
 }
 
 
@@ -289,7 +289,8 @@ def _settled(runs: pd.DataFrame) -> str:
     change = change[change["verdict"] != "few"]
     if change.empty:
         return ""
-    longest, tried = runs["epochs"].max(), sorted(change["epochs"].unique())
+    longest = study.shuffling(runs)["epochs"].max()
+    tried = sorted(change["epochs"].unique())
     differing = change[change["verdict"] != "open"]
     none = "no effect of shuffling is found to differ from the one after"
     if differing.empty:
