@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -159,14 +160,31 @@ def test_the_shipped_grids(tmp_path: Path, name: str, number: int) -> None:
     assert not list(tmp_path.iterdir()), "planning touches nothing"
 
 
-@pytest.mark.parametrize(("name", "number", "epochs"), [("cpu", 58, 4), ("grasp_epochs", 2, 12)])
-def test_the_grids_for_a_cpu(tmp_path: Path, name: str, number: int, epochs: int) -> None:
-    jobs = plan.plan(grid.find(name, GRIDS, METHODS), tmp_path, NOTEBOOKS)
-    assert len(jobs) == number
-    assert f"{number} runs" in (GRIDS / f"{name}.yaml").read_text()
+def test_the_grid_for_a_cpu(tmp_path: Path) -> None:
+    jobs = plan.plan(grid.find("cpu", GRIDS, METHODS), tmp_path, NOTEBOOKS)
+    assert len(jobs) == 58
+    assert "58 runs" in (GRIDS / "cpu.yaml").read_text()
     fixed = {"protocol": "frankle2021", "dataset": "cifar10", "model": "resnet20"}
-    fixed |= {"epochs": epochs, "seed": 0}
+    fixed |= {"epochs": 4, "seed": 0}
     assert all(fixed.items() <= job.parameters.items() for job in jobs)
+
+
+def test_the_lengths_of_schedule_length_and_of_cifar10_are_no_run_twice(tmp_path: Path) -> None:
+    def jobs(name: str) -> list[Job]:
+        return plan.plan(grid.find(name, GRIDS, METHODS), tmp_path, NOTEBOOKS)
+
+    def cells(name: str) -> list[tuple]:
+        keys = ("seed", "sparsity", "ablation", "dataset", "model", "protocol")
+        return sorted((j.method, *(j.parameters[k] for k in keys)) for j in jobs(name))
+
+    lengths = jobs("schedule_length")
+    assert len(lengths) == 84
+    assert "84 runs" in (GRIDS / "schedule_length.yaml").read_text()
+    assert not {j.name for j in lengths} & {j.name for j in jobs("cifar10")}
+    # Four times the same runs; the cifar10 grid has them once more, in its protocol's 15 epochs.
+    assert set(cells("schedule_length")) <= set(cells("cifar10"))
+    assert set(Counter(cells("schedule_length")).values()) == {4}
+    assert {j.parameters["epochs"] for j in lengths} == {2, 4, 8, 30}
 
 
 def test_frankle_and_tanaka_sparsities() -> None:

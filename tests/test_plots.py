@@ -409,6 +409,35 @@ def test_published_curves_are_the_rows_of_the_file():
     assert set(reference.SOURCES) == set(table["source"])
 
 
+def test_accuracies_along_a_training_are_the_rows_of_the_file():
+    table = pd.read_csv(reference.FOLDER / "schedules.csv")
+    assert set(reference.SCHEDULES) == set(table["source"])
+    rows = reference.along_training("neuder2026")
+    snip = rows.query("method == 'SNIP' and sparsity == 0.9").set_index("epoch")["test_accuracy"]
+    theirs = table.query("source == 'neuder2026' and method == 'SNIP' and sparsity == 0.9")
+    assert snip.to_dict() == dict(zip(theirs["epoch"], theirs["test_accuracy"], strict=True))
+    assert set(rows["model"]) == {"resnet20"}
+    assert set(zip(rows["method"], rows["variant"], strict=True)) == {
+        *(("random", ""), ("SNIP", ""), ("grasp", ""), ("synflow", "one_shot"))
+    }
+    # Runs in mixed precision are left out: two of random pruning at most.
+    assert rows.groupby(["method", "sparsity", "epoch"]).size().max() == 2
+    with pytest.raises(ConfigurationError, match="choose from: epfl2020, neuder2026"):
+        reference.along_training("tanaka2020")
+
+
+def test_a_training_of_epfl2020_has_its_shuffled_counterpart():
+    rows = reference.along_training("epfl2020")
+    run = ["dataset", "model", "method", "sparsity", "epoch"]
+    assert not rows.duplicated([*run, "ablation"]).any()
+    shuffled = rows[rows["ablation"] == "shuffle"][run]
+    assert len(shuffled.merge(rows[rows["ablation"] == "none"][run])) == len(shuffled)
+    assert {"cifar10", "cifar100"} == set(rows["dataset"])
+    assert {"vgg19", "ResNet-32 (width 32-64-128)"} == set(rows["model"])
+    grasp = rows[rows["method"] == "grasp"]
+    assert set(grasp["epoch"]) == set(grasp["epochs_budget"]) == {160}
+
+
 def test_the_reversed_grasp_of_the_first_version_counts_as_inverted():
     rows = reference.curves("tanaka2020-v1", "cifar10", "vgg16")
     assert set(rows[rows["method"] == "grasp"]["ablation"]) == {"invert"}

@@ -38,6 +38,7 @@ METHODS = {
     "lottery_ticket": "lottery ticket",
     "filter_lasso": "filter lasso",
 }
+_OURS = {title: name for table in (DATASETS, MODELS) for name, title in table.items()}
 # Their name -> our (method, variant), where it is more than the plain method.
 _VARIANTS = {
     "random (uniform)": ("random", "uniform"),
@@ -82,18 +83,42 @@ SOURCES = {
     ),
     "mge2024": Source("Cunegatti et al. 2024", "160 epochs, mean of 3", 160),
 }
+# Accuracies along one training (`schedules.csv`).
+SCHEDULES = {
+    "epfl2020": Source(
+        "student reproduction of Su et al. 2020 (CS-433)",
+        "one run each, points along one training whose learning rate drops after epochs 80 and 120",
+        160,
+    ),
+    "neuder2026": Source(
+        "student reproduction (COS 568, 2026)",
+        "one or two runs each, points along one training at a constant learning rate (Adam); "
+        "scores in eval mode, SynFlow in one iteration",
+        100,
+    ),
+}
+# Their (method, variant) there -> ours. Dense networks, mixed precision and pruning after training
+# are there as well and have no place beside masks found at initialisation.
+_ALONG = {
+    ("SNIP", "one batch of 64, Xavier re-drawn copy for scoring"): ("SNIP", ""),
+    ("GraSP", "official GraSP code, 10 per class"): ("grasp", ""),
+    ("random", "global, Gaussian scores"): ("random", ""),
+    ("SNIP", "eval mode, 100 images"): ("SNIP", ""),
+    ("GraSP", "eval mode, 100 images"): ("grasp", ""),
+    ("SynFlow", "1 iteration"): ("synflow", "one_shot"),
+}
 
 
 @cache
-def _published() -> pd.DataFrame:
-    table = pd.read_csv(FOLDER / "published.csv", **EXACT)
+def _read(name: str) -> pd.DataFrame:
+    table = pd.read_csv(FOLDER / name, **EXACT)
     return table.assign(variant=table["variant"].fillna(""))
 
 
 def published(source: str | None = None) -> pd.DataFrame:
     """The rows of `published.csv`, of one source if named; sparsity is the fraction removed and
     accuracies are percent. Raises ConfigurationError for a source that is not in the table."""
-    table = _published()
+    table = _read("published.csv")
     if source is None:
         return table.copy()
     if source not in SOURCES:
@@ -123,6 +148,25 @@ def curves(source: str, dataset: str, model: str) -> pd.DataFrame:
     return rows.sort_values(["method", "variant", "ablation", "sparsity"]).reset_index(drop=True)
 
 
+def along_training(source: str) -> pd.DataFrame:
+    """What `source` reports epoch by epoch of one training, for the methods that are also ours.
+
+    Columns as in `schedules.csv`, with dataset, model (where we have it), method and variant under
+    our names; a row is a run's test accuracy (percent) after `epoch` of the `epochs_budget` epochs.
+    Random pruning has two runs at some sparsities. Raises ConfigurationError for a source that is
+    not there.
+    """
+    if source not in SCHEDULES:
+        raise unknown("reference", source, SCHEDULES)
+    rows = _read("schedules.csv")
+    rows = rows[(rows["source"] == source) & rows["epoch"].notna()]
+    ours = [_ALONG.get(how) for how in zip(rows["method"], rows["variant"], strict=True)]
+    rows = rows.assign(epoch=rows["epoch"].astype(int), ours=ours).dropna(subset="ours")
+    rows["method"], rows["variant"] = rows["ours"].str[0], rows["ours"].str[1]
+    rows["dataset"], rows["model"] = (rows[name].replace(_OURS) for name in ("dataset", "model"))
+    return rows.drop(columns="ours").reset_index(drop=True)
+
+
 def retraining() -> pd.DataFrame:
     """Renda et al.'s pruning after training, at the protocol's learning rates.
 
@@ -138,8 +182,7 @@ def retraining() -> pd.DataFrame:
     rows = published("renda2020")
     rows[["how", "retrain"]] = rows["variant"].str.split(", ", n=1, expand=True)
     rows = rows[rows["retrain"].isin(ways)]
-    titles = [{title: name for name, title in table.items()} for table in (DATASETS, MODELS)]
-    named = {"dataset": rows["dataset"].map(titles[0]), "model": rows["model"].map(titles[1])}
+    named = {name: rows[name].map(_OURS) for name in ("dataset", "model")}
     return rows.assign(**named, retrain=rows["retrain"].map(ways)).reset_index(drop=True)
 
 
