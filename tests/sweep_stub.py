@@ -16,7 +16,8 @@ from pathlib import Path
 import nbformat
 from rich.console import Console
 
-from common.sweep import claims, report
+from common.base.files import write_probe
+from common.sweep import report
 from common.sweep.dask.cluster import Cluster
 from common.sweep.job import Job
 from common.sweep.loop import Sweep
@@ -90,7 +91,7 @@ def main() -> int:
     jobs = make_jobs(root, notebook, behaviours)
     deadline = time.monotonic() + float(sys.argv[5]) if len(sys.argv) > 5 else math.inf
     root.mkdir(exist_ok=True)
-    since = claims.file_time(root)
+    since = write_probe(root)
     local = workers.isdigit()
     pool = Local(slots(["cpu"], int(workers))) if local else Cluster(workers, root)
     ended = Sweep(jobs, since, console, deadline).run(pool)

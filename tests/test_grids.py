@@ -9,6 +9,7 @@ import pytest
 
 from common import datasets
 from common.base.errors import ConfigurationError
+from common.base.files import make_writable
 from common.sweep import claims, grid, plan
 from common.sweep.estimate import Estimate, in_words
 from common.sweep.job import Job
@@ -145,7 +146,7 @@ def test_data_is_checked_once_for_each_set(tmp_path: Path, monkeypatch: pytest.M
 def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        plan.check_writable(tmp_path / "file" / "results")
+        make_writable(tmp_path / "file" / "results", "choose a folder with --results")
 
 
 @pytest.mark.parametrize(

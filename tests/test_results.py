@@ -12,9 +12,8 @@ import pytest
 
 from common.base import environment
 from common.base.errors import ConfigurationError
-from common.base.files import EXACT
 from common.results import run_folder
-from common.results.schema import EPOCHS, LAYERS, SUMMARY
+from common.results.schema import EPOCHS, EXACT, LAYERS, SUMMARY
 
 # The contract's columns, once more.
 CONTRACT = {
@@ -138,8 +137,8 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path, where):
     folder = tmp_path / folder
     with pytest.raises(ConfigurationError) as caught:
         run_folder.prepare(folder)
-    assert str(caught.value).startswith(f"results_dir: {folder} cannot be written (")
-    assert "choose a folder that you may write to" in str(caught.value)
+    assert str(caught.value).startswith(f"{folder} cannot be written (")
+    assert "choose a results_dir that you may write to" in str(caught.value)
 
 
 def test_the_code_version_is_the_commit_and_marks_changed_code(

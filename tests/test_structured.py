@@ -18,13 +18,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.base.errors import ConfigurationError
-from common.base.files import EXACT
 from common.base.seeding import generator
 from common.pruning import kept, prunable
 from common.pruning.diagnostics import multiply_adds
 from common.results import run_folder
 from common.results.collected import collect
-from common.results.schema import EPOCHS, LAYERS, SUMMARY
+from common.results.schema import EPOCHS, EXACT, LAYERS, SUMMARY
 from common.runs.experiment import configure
 from common.structured import (
     channels,

@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from common.base.errors import ConfigurationError
-from common.base.files import EXACT
 from common.pruning import kept, masks
 from common.results import reference
 from common.results.collected import collect
-from common.results.schema import LEVELS
+from common.results.schema import EXACT, LEVELS
 from common.runs import cache, registry
 from common.runs.experiment import PARAMETERS, configure
 from common.runs.ticket_settings import densities, rewind_step

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from common import models
 from common.base import environment
 from common.base.errors import unknown
+from common.base.files import make_writable
 from common.base.seeding import generator
 from common.datasets import Loader
 from common.models.initialise import initialise
@@ -33,7 +34,6 @@ from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context
 from common.results import run_folder
 from common.runs.experiment import PRECISIONS, check_device
-from common.sweep.plan import check_writable
 from common.training import cuda_graphs, loop, protocols, steps
 
 COLUMNS = (
@@ -83,7 +83,7 @@ def run(
     size, on = QUICK if quick else FULL, environment.resolve_device(check_device(device))
     precision = environment.resolve_precision(precision, on)
     if folder is not None:
-        check_writable(folder)
+        make_writable(folder, "choose a folder with --results")
     started = datetime.datetime.now(datetime.timezone.utc)
     shared = {
         "model": size.model,

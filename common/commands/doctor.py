@@ -15,8 +15,8 @@ from rich.markup import escape
 
 from common.base import environment
 from common.base.errors import ConfigurationError
+from common.base.files import make_writable
 from common.datasets import DATASETS, SOURCES, folders
-from common.sweep.plan import check_writable
 from common.sweep.slots import cores
 
 LEAST_DISK = 1  # GB; the quick grid takes far less, but a full disk is no place to start
@@ -99,7 +99,7 @@ def _kernel() -> Iterator[Finding]:
 
 def _disk(root: Path) -> Finding:
     try:
-        check_writable(root)
+        make_writable(root, "choose a folder with --results")
     except ConfigurationError as error:
         return Finding("results", str(error), fatal=True)
     free = shutil.disk_usage(root).free / 1e9

@@ -13,9 +13,9 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from common.base.errors import ConfigurationError
-from common.base.files import EXACT, write_atomically
+from common.base.files import write_atomically
 from common.results.run_folder import is_done
-from common.results.schema import EPOCHS, FURTHER, LAYERS, RUN, SUMMARY, Table
+from common.results.schema import EPOCHS, EXACT, FURTHER, LAYERS, RUN, SUMMARY, Table
 
 TABLES = {"summary": SUMMARY, "epochs": (*RUN, *EPOCHS), "layers": (*RUN, *LAYERS)}
 # Columns of text.

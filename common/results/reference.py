@@ -13,8 +13,8 @@ import pandas as pd
 
 from common import datasets
 from common.base.errors import ConfigurationError, unknown
-from common.base.files import EXACT
 from common.base.paths import ROOT
+from common.results.schema import EXACT
 
 FOLDER = ROOT / "figures" / "reference"
 

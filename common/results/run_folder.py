@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.base.errors import ConfigurationError
-from common.base.files import write_atomically
+from common.base.files import make_writable, write_atomically
 
 
 def is_done(folder: Path) -> bool:
@@ -25,21 +24,19 @@ def prepare(folder: Path) -> Path | None:
     A finished result is moved to `<folder>.<n>` beside it, never overwritten. Raises
     ConfigurationError if the folder cannot be written.
     """
+    advice = "choose a results_dir that you may write to"
     moved = None
-    try:
-        if is_done(folder):
-            n = 1
-            while (moved := folder.with_name(f"{folder.name}.{n}")).exists():
-                n += 1
+    if is_done(folder):
+        n = 1
+        while (moved := folder.with_name(f"{folder.name}.{n}")).exists():
+            n += 1
+        try:
             folder.rename(moved)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigurationError(
-            f"results_dir: {folder} cannot be written ({error.strerror}); "
-            "choose a folder that you may write to"
-        ) from error
+        except OSError as error:
+            raise ConfigurationError(
+                f"{folder} cannot be moved aside ({error.strerror}); {advice}"
+            ) from error
+    make_writable(folder, advice)
     return moved
 
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+# For pandas.read_csv: numbers come back as they were written, to the last digit, which from its
+# version 3 on is the default.
+EXACT = {} if int(pd.__version__.split(".")[0]) >= 3 else {"float_precision": "round_trip"}
+
 SUMMARY = (
     "run_id",
     "method",

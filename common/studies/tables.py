@@ -10,8 +10,9 @@ import torch
 
 from common.base import environment
 from common.base.errors import ConfigurationError
-from common.base.files import EXACT, write_atomically
+from common.base.files import write_atomically
 from common.base.paths import ROOT
+from common.results.schema import EXACT
 from common.runs.experiment import default_results
 
 COMMITTED = ROOT / "figures" / "results"

@@ -7,13 +7,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
 from common.base.errors import ConfigurationError
+from common.base.files import make_writable
 from common.base.paths import ROOT
 from common.results.run_folder import is_done
-from common.sweep import budget, earlier, grid, plan, report, slots
+from common.sweep import earlier, grid, plan, report, slots
 from common.sweep.job import Job
 from common.sweep.loop import Ended, Sweep
 from common.sweep.pool import Local, Pool
@@ -55,7 +57,7 @@ def run(
     """
     begun = time.monotonic()
     console = console or Console(highlight=False, emoji=False)
-    deadline = begun + (budget.seconds(time_budget) if time_budget else math.inf)
+    deadline = begun + (seconds(time_budget) if time_budget else math.inf)
     root, every = jobs_of(name, parameters, results)
     left = [job for job in every if not is_done(job.folder)]
     if dry_run:
@@ -66,7 +68,7 @@ def run(
         )
         return 0
     if left:
-        since = plan.check_writable(root)
+        since = make_writable(root, "choose a folder with --results")
         if found := earlier.take_over(left):
             console.print(f"Done in an earlier session, whose results were found: {found}")
         left = [job for job in left if not is_done(job.folder)]
@@ -84,6 +86,19 @@ def run(
     report.show_failures(ended.failed, console)
     console.print(escape(_verdict(ended, len(every), time_budget, again)), soft_wrap=True)
     return ended.status
+
+
+def seconds(time_budget: str) -> float:
+    """`11h30m`, `1d`, `90m`, `1.5h`, `45s` -> seconds. Raises ConfigurationError."""
+    try:
+        found = pd.Timedelta(time_budget.lower()).total_seconds()
+    except ValueError:
+        found = 0.0
+    if not found >= 1:  # a number without a unit counts nanoseconds
+        raise ConfigurationError(
+            f"time budget {time_budget!r}: write hours, minutes or seconds, such as 11h30m or 90m"
+        )
+    return found
 
 
 def _pool(

@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.base.files import write_probe
 from common.results import run_folder
 from common.sweep import processes
 
@@ -51,7 +51,7 @@ class Attempt:
         if self.content.get("machine") == processes.machine():
             return any(processes.alive(process) for process in self.content["processes"])
         try:
-            now = file_time(self.path.parent)
+            now = write_probe(self.path.parent)
         except OSError:  # we may only look
             now = time.time()
         return now - self.changed < ABANDONED
@@ -143,12 +143,3 @@ def take(folder: Path) -> Claim | None:
         return Claim(folder, previous.number + 1 if previous else 1, previous)
     except FileExistsError:
         return None
-
-
-def file_time(folder: Path) -> float:
-    """The time by the clock that gives files in `folder` their times, maybe another machine's.
-
-    Raises OSError if nothing can be written there.
-    """
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock") as file:
-        return os.fstat(file.fileno()).st_mtime

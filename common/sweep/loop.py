@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import tempfile
 import threading
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
+from common.base.files import write_probe
 from common.results.run_folder import is_done
 from common.sweep.estimate import Estimate
 from common.sweep.execute import Outcome
@@ -186,9 +186,7 @@ def _outcome(future: Future[Outcome]) -> Outcome:
 def _no_room(job: Job) -> str | None:
     """Why no run can leave its results any more: a full disk, a quota, a folder that is gone."""
     try:
-        with tempfile.TemporaryFile(dir=job.folder.parent) as file:
-            file.write(bytes(ROOM))
-            file.flush()
+        write_probe(job.folder.parent, ROOM)
     except OSError as error:
         return f"nothing can be written to {job.folder.parent} any more ({error.strerror})"
     return None

@@ -16,17 +16,16 @@ import sys
 import traceback
 from pathlib import Path
 
+from common.base.files import write_atomically
 from common.sweep.processes import MARK, end_with_parent, kill_marked
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST_SOCKET_PATH = 100  # in characters; the operating system's limit is 107, macOS's 103
 
 
-def write_whole(path: str | Path, text: str) -> None:
+def write_text(path: str, text: str) -> None:
     """Write a file that is there in full or, if we are killed meanwhile, as it was before."""
-    part = Path(f"{path}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_atomically(Path(path), lambda whole: whole.write_text(text, encoding="utf-8"))
 
 
 def execute(task: dict) -> None:
@@ -57,7 +56,7 @@ def execute(task: dict) -> None:
 
     class Whole(LocalHandler):
         def write(self, buf: str, path: str) -> None:
-            write_whole(path, buf)
+            write_text(path, buf)
 
     papermill_io.register(task["output"], Whole())
     papermill.execute_notebook(
@@ -92,7 +91,7 @@ def main() -> int:
     try:
         execute(task)
     except Exception as error:
-        write_whole(task["error"], describe(error))
+        write_text(task["error"], describe(error))
         return 1
     return 0
 

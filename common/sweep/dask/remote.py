@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.base.files import write_probe
 from common.base.paths import ROOT
-from common.sweep import claims, processes, slots
+from common.sweep import processes, slots
 from common.sweep.execute import POLL, Outcome, execute
 from common.sweep.job import Job
 
@@ -33,7 +34,7 @@ def digest(*patterns: str) -> str:
     return content.hexdigest()
 
 
-IMPORTED = digest("common/sweep/*.py")  # as they are in this process, whatever they are later
+IMPORTED = digest("common/sweep/**/*.py")  # as they are in this process, whatever they are later
 RUN = ("common/**/*.py", "trials/*/*.ipynb")  # what a run reads
 
 
@@ -148,7 +149,7 @@ def _trouble(results: Path, sign: str) -> str | None:
             return "is another folder there than here"
         time.sleep(POLL)
     try:
-        claims.file_time(results)
+        write_probe(results)
     except OSError as error:
         return f"cannot be written there ({error.strerror})"
     return None
