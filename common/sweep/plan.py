@@ -17,7 +17,7 @@ from common.pruning import prunable
 from common.pruning.diagnostics import multiply_adds
 from common.runs import experiment, registry
 from common.runs.experiment import Experiment
-from common.runs.run import EVALUATION_BATCH, SCORING_BATCH
+from common.runs.network import EVALUATION_BATCH, SCORING_BATCH
 from common.sweep.grid import Grid
 from common.sweep.job import Job
 
