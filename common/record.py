@@ -54,7 +54,7 @@ class Record:
             "protocol": f"{hyper.name} ({hyper.source})",
             "training": f"{experiment.epochs} epochs in batches of {experiment.batch_size}, SGD "
             f"{hyper.described()}, "
-            f"weight decay {hyper.weight_decay:g}",
+            f"momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}",
             "device": f"{environment.hardware(self.device)}, {self.precision}",
             "results": _shown(experiment.folder),
         }

@@ -223,5 +223,5 @@ def _require_chain(module: nn.Module) -> None:
     if any(name.count(".") > 1 for name in prunable(module)):
         raise ConfigurationError(
             "model: conservation is about networks without residual paths; "
-            "choose from: vgg11, vgg13, vgg16, vgg19, small_vgg, lenet_300_100"
+            "choose from: vgg11, vgg13, vgg16, vgg19, small_vgg, lenet_300_100, lenet5"
         )
