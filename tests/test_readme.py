@@ -146,13 +146,18 @@ def test_the_protocol_table_says_what_the_code_does():
             1
         ]
         assert f"| {protocol.epochs}, {protocol.batch_size} |" in row
-        assert f"| {protocol.learning_rate:g}, wd 1e-4" in row
-        steps = f"x{protocol.gamma:g} at {', '.join(map(str, protocol.milestones))}"
-        assert f"| {steps if protocol.milestones else 'linear to 0'} |" in row
+        decay = f"{protocol.weight_decay:.0e}".replace("e-0", "e-")
+        assert f"| {protocol.learning_rate:g}, wd {decay}" in row
+        milestones = ", ".join(map(str, protocol.milestones))
+        constant = f"x{protocol.gamma:g} at {milestones}" if milestones else "none"
+        schedules = {"steps": constant, "linear": "linear to 0"}
+        assert f"| {schedules[protocol.schedule]} |" in row
         assert ("Nesterov" in row) == protocol.nesterov
+        assert ("no momentum" in row) == (protocol.momentum == 0)
+        assert protocol.momentum in (0, 0.9)
         assert ("U(0,1)" in row) == (protocol.batchnorm == "uniform")
+        assert ("LeCun" in row) == (protocol.init == "lecun_normal")
         assert ("flip, crop" in row) == (protocol.augment == "flip_crop")
-        assert protocol.weight_decay == 1e-4
 
 
 def test_the_method_table_lists_every_variant():

@@ -15,7 +15,7 @@ from torch import Tensor
 from common.base.errors import unknown
 from common.datasets import folders
 from common.datasets.loader import AUGMENTATIONS, Loader, normalise, scoring_batch
-from common.datasets.sources import Cifar, Mnist, TinyImageNet, digits
+from common.datasets.sources import MNIST_MD5, Cifar, Mnist, TinyImageNet, digits
 
 __all__ = [
     "AUGMENTATIONS",
@@ -57,7 +57,7 @@ DATASETS: dict[str, Spec] = {
 }
 # Those that lie in a folder; digits come inside scikit-learn.
 SOURCES: dict[str, folders.Source] = {
-    "mnist": Mnist("MNIST"),
+    "mnist": Mnist("MNIST", MNIST_MD5),
     "fashion_mnist": Mnist("FashionMNIST"),
     "cifar10": Cifar("CIFAR10"),
     "cifar100": Cifar("CIFAR100"),

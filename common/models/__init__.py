@@ -12,7 +12,7 @@ from torch import nn
 from common.base.errors import ConfigurationError, unknown
 from common.datasets import DATASETS
 from common.models.initialise import BATCHNORM, INITIALISATIONS, initialise
-from common.models.lenet import lenet_300_100
+from common.models.lenet import lenet5, lenet_300_100
 from common.models.resnet import cifar_resnet, resnet18
 from common.models.vgg import small_vgg, vgg
 
@@ -61,6 +61,7 @@ MODELS: dict[str, Architecture] = {
     "resnet18": Architecture(resnet18, smallest=16),
     "wide_resnet18": Architecture(partial(resnet18, widening=2), smallest=16),
     "lenet_300_100": Architecture(lenet_300_100),
+    "lenet5": Architecture(lenet5, smallest=16, multiple=4),
     "small_vgg": Architecture(small_vgg, smallest=8),
 }
 

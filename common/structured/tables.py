@@ -40,7 +40,7 @@ def describe(run: FilterRun, common: dict[str, str]) -> dict[str, str]:
     told["training"] = (
         f"{hyper.epochs} epochs in batches of {experiment.batch_size}, SGD "
         f"{hyper.described()}, "
-        f"weight decay {hyper.weight_decay:g}"
+        f"momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}"
     )
     told["penalty"] = "none"
     if chosen.penalised:
