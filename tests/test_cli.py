@@ -14,7 +14,7 @@ import pytest
 import trials.__main__ as cli
 from common.base.errors import ConfigurationError
 from common.runs.registry import names
-from common.sweep import batch, claims, plan, pool, slots
+from common.sweep import batch, claims, needs, pool, slots
 
 GRID = (
     "title: t\ndescription: d\nruns:\n- {method: [magnitude, random], sparsity: 0.9, epochs: 0}\n"
@@ -208,13 +208,13 @@ def test_runs_on_a_gpu_by_its_memory(
 
 
 def test_a_runs_memory_is_what_autograd_keeps() -> None:
-    found = plan.footprint("lenet_300_100", "mnist")
+    found = needs.footprint("lenet_300_100", "mnist")
     # Per image: the inputs of the three layers, each hidden one kept by its ReLU too, the log
     # probabilities by softmax and by the loss, and the label, an int64.
     inputs, hidden, classes = 784, 300 + 100, 10
     assert found.graph == 4 * (inputs + 2 * hidden + 2 * classes) + 8
     assert found.weights == 4 * (784 * 300 + 300 * 100 + 100 * 10)
-    deeper = [plan.footprint(name, "cifar10").graph for name in ("vgg11", "vgg16", "vgg19")]
+    deeper = [needs.footprint(name, "cifar10").graph for name in ("vgg11", "vgg16", "vgg19")]
     assert deeper == sorted(deeper)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from common.base.errors import ConfigurationError, NotebookError
-from common.base.paths import ROOT
+from common.base.paths import GRIDS, ROOT, TRIALS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,11 +123,11 @@ def forms(options: argparse.Namespace, console: Console) -> int:
 def listing(options: argparse.Namespace, console: Console) -> int:
     """Say what there is to run."""
     from common.runs import registry
-    from common.sweep import batch, grid
+    from common.sweep import grid
     from common.sweep import plan as plans
     from common.training.protocols import PROTOCOLS
 
-    notebooks = plans.notebooks(batch.TRIALS)
+    notebooks = plans.notebooks(TRIALS)
     console.print("[bold]methods[/bold] (variants)")
     for method in notebooks:
         variants = ", ".join(filter(None, registry.variants(method)))
@@ -136,9 +136,9 @@ def listing(options: argparse.Namespace, console: Console) -> int:
     for protocol in PROTOCOLS.values():
         console.print(f"  {protocol.name}: {escape(protocol.source)}", soft_wrap=True)
     console.print("[bold]grids[/bold]")
-    for name in grid.names(batch.GRIDS):
-        found = grid.find(name, batch.GRIDS, notebooks)
-        number = len(plans.plan(found, ROOT / "results" / name, notebooks))
+    for name in grid.names(GRIDS):
+        found = grid.find(name, GRIDS, notebooks)
+        number = len(plans.experiments(found, ROOT / "results" / name))
         console.print(f"  {name}: {escape(found.title)}, {number} runs", soft_wrap=True)
     return 0
 

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+TRIALS = ROOT / "trials"
+GRIDS = TRIALS / "grids"
 
 
 def workplace() -> Path:

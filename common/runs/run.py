@@ -16,7 +16,7 @@ from torch import nn
 from common import datasets, models
 from common.base import environment
 from common.base.seeding import generator
-from common.models.initialise import initialise
+from common.models.initialisation import initialise
 from common.pruning import Masks, Method
 from common.pruning.rounds import prune_ablated
 from common.pruning.scores import Context, Initialise, Scores

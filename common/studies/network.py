@@ -12,7 +12,7 @@ from torch import nn
 from common import datasets, models
 from common.base import environment
 from common.base.seeding import generator
-from common.models.initialise import initialise
+from common.models.initialisation import initialise
 from common.pruning import Method, prunable
 from common.pruning.scores import Context
 from common.runs.run import scoring_context

@@ -7,21 +7,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
 from common.base.errors import ConfigurationError
 from common.base.files import make_writable
-from common.base.paths import ROOT
+from common.base.paths import GRIDS, TRIALS
 from common.results.run_folder import is_done
 from common.sweep import earlier, grid, plan, report, slots
 from common.sweep.job import Job
 from common.sweep.loop import Ended, Sweep
 from common.sweep.pool import Local, Pool
-
-TRIALS = ROOT / "trials"
-GRIDS = TRIALS / "grids"
 
 
 def jobs_of(name: str, parameters: Sequence[str], results: Path) -> tuple[Path, list[Job]]:
@@ -90,6 +86,8 @@ def run(
 
 def seconds(time_budget: str) -> float:
     """`11h30m`, `1d`, `90m`, `1.5h`, `45s` -> seconds. Raises ConfigurationError."""
+    import pandas as pd
+
     try:
         found = pd.Timedelta(time_budget.lower()).total_seconds()
     except ValueError:

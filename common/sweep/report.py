@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from common.results import collected, run_folder
+from common.results import run_folder
 from common.sweep import claims
 from common.sweep.estimate import Estimate, in_words
 from common.sweep.execute import run_notebook
@@ -80,6 +80,8 @@ def collect(root: Path, console: Console, code_version: str | None = None) -> No
 
     code_version: only runs of this commit. Raises ConfigurationError if there is none.
     """
+    from common.results import collected
+
     found = collected.collect(root, code_version)
     collected.write_collected(found, root)
     written = ", ".join(str(root / f"{name}.csv") for name in (*collected.TABLES, *found.more))
@@ -101,6 +103,8 @@ def draw(notebook: Path, root: Path, console: Console) -> Path | None:
 
     Raises ConfigurationError if no run is finished.
     """
+    from common.results import collected
+
     collected.collect(root)
     output = root / "figures"
     output.mkdir(exist_ok=True)
