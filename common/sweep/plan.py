@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -44,9 +45,21 @@ def experiments(
         try:
             configured = experiment.configure(method, **parameters, results_dir=root)
         except ConfigurationError as error:
-            raise ConfigurationError(f"{where}: method={method!r}: {error}") from error
+            raise _blamed(error, where, method, overrides or {}) from error
         found.setdefault(configured.folder, configured)
     return list(found.values())
+
+
+def _blamed(
+    error: ConfigurationError, where: str, method: str, overrides: Mapping[str, list]
+) -> ConfigurationError:
+    """The error with the place of the value that it names: the command line or the grid's file."""
+    named = re.match(r"(\w+)=|.* has no parameter '(\w+)'", str(error))
+    name = named and (named[1] or named[2])
+    if name in overrides:
+        return ConfigurationError(f"-p {error}" if named[1] else f"-p {name}: {error}")
+    of = "" if name == "method" else f"method={method!r}: "
+    return ConfigurationError(f"{where}: {of}{error}")
 
 
 def check_data(jobs: Iterable[Job]) -> None:
