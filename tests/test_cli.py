@@ -234,7 +234,7 @@ def test_status_tells_of_runs_with_other_parameters(
 def test_a_papermill_parameter_that_the_notebook_does_not_have() -> None:
     values = dict.fromkeys(PARAMETERS) | {"sparsty": 0.95}
     cells = ["", "sparsity = 0.9", "# Parameters\nsparsty = 0.95\n"]
-    with pytest.raises(ConfigurationError, match="'sparsty'.*did you mean 'sparsity'"):
+    with pytest.raises(ConfigurationError, match=r"'sparsty'.*did you mean 'sparsity'"):
         from_notebook("synflow", {**values, "In": cells})
     assert from_notebook("synflow", {**values, "In": cells[:2]}).sparsity == 0.9
     cells[2] = "# Parameters\nsparsity = 0.95\n"

@@ -82,6 +82,7 @@ def prune(
 
     check_sparsity(sparsity)
     chosen = find(method, variant)
+    _check_batches(batches)
     if chosen.needs_images and not batches:
         raise ConfigurationError(
             f"{method} scores on data: give it batches=[(images, labels), ...]"
@@ -93,6 +94,16 @@ def prune(
     stream = generator(seed, "pruning")
     context = Context(tuple(shape), batches, stream, initialise=initialise)
     return prune_ablated(model, chosen, sparsity, context, ablation, seed)
+
+
+def _check_batches(batches: Sequence[Batch]) -> None:
+    """Raises ConfigurationError for what is not a sequence of pairs, a single pair most of all."""
+    listed = isinstance(batches, Sequence)
+    if not listed or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in batches):
+        raise ConfigurationError(
+            "batches must be a list of pairs: batches=[(images, labels), ...], a single pair in a "
+            "list too"
+        )
 
 
 def find(method: str, variant: str = "") -> Method:
