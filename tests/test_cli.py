@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,11 +11,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from click.shell_completion import BashComplete
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output as io_capture
 
 import trials.__main__ as cli
+from common import datasets, models, pruning
 from common.base.errors import ConfigurationError
+from common.base.paths import ROOT
+from common.commands import compare
+from common.results import run_folder
+from common.results.schema import EPOCHS, LAYERS, SUMMARY
+from common.runs.experiment import PARAMETERS, from_notebook
 from common.runs.registry import names
-from common.sweep import batch, claims, plan, pool, slots
+from common.sweep import batch, claims, needs, pool, slots
 
 GRID = (
     "title: t\ndescription: d\nruns:\n- {method: [magnitude, random], sparsity: 0.9, epochs: 0}\n"
@@ -44,8 +55,18 @@ def test_a_dry_run_starts_nothing(grid: str, tmp_path: Path, capsys: pytest.Capt
     ("arguments", "words"),
     [
         (["run", "quik"], ["'quik'", "did you mean 'quick'", "tanaka2020"]),
+        (["run", "quick", "-p", "ablation=shufle"], ["error: -p ablation=", "mean 'shuffle'"]),
+        (["run", "quick", "-p", "method=synfow"], ["error: -p method='synfow' is", "'synflow'"]),
+        (["run", "quick", "-p", "sparsity", "0.9"], ["without a space: -p sparsity=0.9"]),
+        (["notebook", "synflw"], ["'synflw'", "did you mean 'synflow'"]),
+        (["notebook", "synflow", "-p", "sparsty=0.95"], ["'sparsty'", "mean 'sparsity'"]),
+        (["notebook", "synflow", "-p", "model=vgg12"], ["-p model='vgg12'", "mean 'vgg1"]),
+        (["notebook", "synflow", "-p", "seed=1,2"], ["-p seed", "one value"]),
+        (["notebook", "conservation", "-p", "sparsity=0.9"], ["'sparsity'", "images_per_class"]),
+        (["results", "quick", "--results", "EMPTY"], ["no finished run"]),
+        (["compare", "SNIP/a", "SNIP/b"], ["'SNIP/a'", "METHOD/RUN_ID"]),
         (["run", "nowhere/mine.yaml"], ["nowhere/mine.yaml"]),
-        (["run", "quick", "-p", "sparsity=1.5"], ["sparsity=1.5", "[0, 1)", "quick.yaml"]),
+        (["run", "quick", "-p", "sparsity=1.5"], ["error: -p sparsity=1.5", "[0, 1)"]),
         (["run", "quick", "-p", "colour=red"], ["'colour'", "sparsity"]),
         (["run", "quick", "-p", "data_dir=/nowhere"], ["data_dir='/nowhere'", "no such folder"]),
         (["run", "quick", "--results", "FILE"], ["cannot be written", "--results"]),
@@ -76,7 +97,9 @@ def test_bad_input_is_one_error_before_anything_starts(
         assert word in line
 
 
-@pytest.mark.parametrize("arguments", [["run", "quick", "--jobs", "0"], ["run"], ["fly", "quick"]])
+@pytest.mark.parametrize(
+    "arguments", [["run", "quick", "--jobs", "0"], ["run"], ["fly", "quick"], []]
+)
 def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended:
         call(*arguments)
@@ -92,6 +115,138 @@ def test_list(capsys: pytest.CaptureFixture) -> None:
     assert {"random", "magnitude", "SNIP", "grasp", "synflow"} <= set(methods) <= set(names())
     for words in ("synflow", "frankle2021", "quick: .*, 41 runs", "seed: .*, 81 runs"):
         assert re.search(words, output)
+
+
+SLOW_IMPORTS = ("torch", "pandas", "matplotlib", "nbformat")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list"],
+        ["--help"],
+        ["run", "quik"],
+        ["status", "quick", "-p", "method=synfow"],
+        ["run", "quick", "-p", "sparsty=0.9"],
+        ["notebook", "synflow", "-p", "model=vgg12"],
+        ["run", "quick", "--dry-run"],
+    ],
+)
+def test_names_need_no_slow_import(arguments: list[str], tmp_path: Path) -> None:
+    """Processor time cannot be asserted on a busy machine; what takes it can."""
+    script = (
+        "import sys, trials.__main__ as cli\n"
+        f"cli.main({arguments!r})\n"
+        f"print(*set({SLOW_IMPORTS!r}) & set(sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == ""
+
+
+def test_every_deferred_name_is_there() -> None:
+    for package in (pruning, models, datasets):
+        assert all(hasattr(package, name) for name in package.__all__)
+    assert callable(models.initialise), "a file of that name would hide it"
+    for variants in pruning.METHODS.values():
+        assert all(callable(method.score.load()) for method in variants.values())
+    draws = [getattr(draw, "func", draw) for draw in models.INITIALISATIONS.values()]
+    makers = [getattr(one.make, "func", one.make) for one in models.MODELS.values()]
+    assert all(callable(function.load()) for function in (*draws, *makers))
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("trials co", ["compare", "collect"]),
+        ("trials run qu", ["quick"]),
+        ("trials notebook synf", ["synflow"]),
+        ("trials run quick -p sparsi", ["sparsity="]),
+    ],
+)
+def test_a_shell_completes(words: str, completed: list[str]) -> None:
+    shell = BashComplete(cli.cli, {}, "trials", cli.COMPLETE)
+    *before, last = words.split()
+    found = shell.get_completions(before[1:], last)
+    assert [item.value for item in found] == completed
+
+
+def write_run(folder: Path, accuracy: float, kept: int, **parameters: object) -> Path:
+    """A finished run of one layer of eight weights."""
+    folder.mkdir(parents=True)
+    values = dict.fromkeys(SUMMARY, 0) | {
+        **{"run_id": folder.name, "method": folder.parent.name, "ablation": "none"},
+        **{"dataset": "digits", "model": "small_vgg", "protocol": "quick", "sparsity": 0.5},
+        **{"test_accuracy": accuracy, "epochs": 8, "variant": "", "device": "cpu"},
+    }
+    values |= parameters
+    run_folder.write_csv(folder / "epochs.csv", [dict.fromkeys(EPOCHS, 1)], EPOCHS)
+    layer = dict.fromkeys(LAYERS, 1) | {"layer": "conv", "size": 8, "kept": kept}
+    run_folder.write_csv(folder / "layers.csv", [layer | {"density": kept / 8}], LAYERS)
+    about = {"method": folder.parent.name, "parameters": {"model": "small_vgg", **parameters}}
+    run_folder.write_json(folder / "run.json", about)
+    run_folder.write_csv(folder / "summary.csv", [values], SUMMARY)
+    return folder
+
+
+def test_results_of_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for seed, accuracy in enumerate((60.0, 62.0)):
+        write_run(tmp_path / "tiny" / "SNIP" / f"seed{seed}", accuracy, 4, seed=seed)
+    assert call("results", "tiny", "--results", tmp_path) == 0
+    output = capsys.readouterr().out
+    assert "digits-small_vgg: test accuracy (%), 2 runs, seeds: 2" in output
+    assert re.search(r"SNIP +unmodified +61\.\d+ .*\(2\)", output)
+
+
+def test_compare_shows_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    first = write_run(tmp_path / "tiny" / "SNIP" / "a", 60.0, 4, seed=0)
+    second = write_run(tmp_path / "tiny" / "SNIP" / "b", 62.5, 6, seed=1)
+    assert call("compare", first, "SNIP/b", "--results", tmp_path) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"seed +0 +1", output)
+    assert not re.search(r"model +small_vgg", output), "the same in both"
+    assert re.search(r"test_accuracy +60 +62\.5 +2\.5", output)
+    assert re.search(r"conv +0\.5000 +0\.7500", output)
+    assert "No overlap of masks" in output
+    # Of eight weights four and six, three of them the same: 3 / 7. By chance 3/8 / (7/8) = 3 / 7.
+    kept = [torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]), torch.tensor([1, 1, 1, 0, 1, 1, 1, 0])]
+    for folder, mask in zip((first, second), kept, strict=True):
+        pruning.save_masks({"conv.weight": mask.bool()}, folder / compare.MASKS)
+    assert call("compare", "tiny/SNIP/a", second, "--results", tmp_path) == 0
+    output = capsys.readouterr().out
+    assert "No overlap" not in output
+    assert re.search(r"conv +0\.5000 +0\.7500 +0\.4286 +0\.4286", output)
+
+
+def test_status_tells_of_runs_with_other_parameters(
+    grid: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("other", "other.1"):  # the second was moved aside for the first
+        write_run(tmp_path / "out" / "tiny" / "SNIP" / name, 60.0, 4)
+    assert call("status", grid, "--results", tmp_path / "out") == 0
+    output = capsys.readouterr().out
+    assert "0/2 done" in output
+    assert re.search(r"1 finished runs in .* have other parameters .*: SNIP/other\n", output)
+
+
+def test_a_papermill_parameter_that_the_notebook_does_not_have() -> None:
+    values = dict.fromkeys(PARAMETERS) | {"sparsty": 0.95}
+    cells = ["", "sparsity = 0.9", "# Parameters\nsparsty = 0.95\n"]
+    with pytest.raises(ConfigurationError, match=r"'sparsty'.*did you mean 'sparsity'"):
+        from_notebook("synflow", {**values, "In": cells})
+    assert from_notebook("synflow", {**values, "In": cells[:2]}).sparsity == 0.9
+    cells[2] = "# Parameters\nsparsity = 0.95\n"
+    assert from_notebook("synflow", {**values, "sparsity": 0.95, "In": cells}).sparsity == 0.95
+
+
+def test_in_a_notebook_a_wrong_value_is_one_line() -> None:
+    shell = InteractiveShell()
+    with io_capture() as shown:
+        shell.run_cell("from common.runs.experiment import configure\nconfigure('synfow')")
+    (line,) = [one for one in shown.stdout.splitlines() if one.strip()]
+    assert line.startswith("ConfigurationError: method='synfow' is not known")
 
 
 def test_status_tells_done_running_failed_and_left(
@@ -124,7 +279,7 @@ def test_a_grid_from_run_to_tables(grid: str, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "trials", *map(str, arguments)]
         done = subprocess.run(
             [*command, "--results", str(tmp_path / "out")],
-            cwd=cli.ROOT,
+            cwd=ROOT,
             capture_output=True,
             text=True,
         )
@@ -133,6 +288,8 @@ def test_a_grid_from_run_to_tables(grid: str, tmp_path: Path) -> None:
 
     output = trials("run", grid, "--jobs", 2)
     assert "All 2 runs are done." in output
+    assert re.search(r"Magnitude +unmodified", output)
+    assert output.rstrip().endswith(f"trials figures tiny --results {tmp_path / 'out'}")
     assert "2/2 done, 0 running, 0 failed, 0 left" in trials("status", grid)
     trials("collect", grid)
     summary = pd.read_csv(tmp_path / "out" / "tiny" / "summary.csv")
@@ -208,13 +365,13 @@ def test_runs_on_a_gpu_by_its_memory(
 
 
 def test_a_runs_memory_is_what_autograd_keeps() -> None:
-    found = plan.footprint("lenet_300_100", "mnist")
+    found = needs.footprint("lenet_300_100", "mnist")
     # Per image: the inputs of the three layers, each hidden one kept by its ReLU too, the log
     # probabilities by softmax and by the loss, and the label, an int64.
     inputs, hidden, classes = 784, 300 + 100, 10
     assert found.graph == 4 * (inputs + 2 * hidden + 2 * classes) + 8
     assert found.weights == 4 * (784 * 300 + 300 * 100 + 100 * 10)
-    deeper = [plan.footprint(name, "cifar10").graph for name in ("vgg11", "vgg16", "vgg19")]
+    deeper = [needs.footprint(name, "cifar10").graph for name in ("vgg11", "vgg16", "vgg19")]
     assert deeper == sorted(deeper)
 
 

@@ -18,8 +18,9 @@ from torch import nn
 from common.base.seeding import generator
 from common.models import initialise
 from common.pruning import METHODS, Method, kept, masks, prunable, prune, scores
-from common.pruning.masks import NonFiniteScoresError, density_after, keep_count, select
+from common.pruning.masks import NonFiniteScoresError, select
 from common.pruning.rounds import Round, prune_rounds
+from common.pruning.schedule import density_after, keep_count
 from common.pruning.scores import Context
 
 # What scores can look like; each takes (numpy Generator, how many) and returns float64.

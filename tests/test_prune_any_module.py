@@ -205,6 +205,7 @@ def test_models_of_any_precision(dtype):
         ("synflow", {"variant": "l1"}, r"synflow's variant='l1'.*one_shot, l2, linear"),
         ("synflow", {}, r"synflow needs the shape.*shape=\(3, 32, 32\)"),
         ("SNIP", {}, r"SNIP scores on data.*batches="),
+        ("SNIP", {"batches": (torch.ones(4, 3), torch.ones(4))}, r"batches=\[\(images, labels\)"),
         ("magnitude", {"sparsity": 1.0}, r"sparsity=1.0 is not a number in \[0, 1\)"),
         ("magnitude", {"sparsity": "0.5"}, r"sparsity='0.5' is not a number"),
         ("magnitude", {"ablation": "invrt"}, r"ablation='invrt'.*did you mean 'invert'"),

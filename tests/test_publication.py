@@ -164,6 +164,14 @@ def test_results_of_uncommitted_code_are_not_published(version):
         publish.check(pd.DataFrame([row(), row(seed=1, code_version=version)]))
 
 
+def test_the_reference_that_the_readme_shows_is_asked_for(tmp_path):
+    write_collected(collect(FIGURES / "results" / published()["grid"]), tmp_path / "grid")
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"^--reference SOURCE is missing.*tanaka2020"):
+        publish.publish(tmp_path / "grid", None, Console(quiet=True), tmp_path)
+    assert not (tmp_path / "figures").exists()
+
+
 def test_results_of_several_settings_are_not_published_together(tmp_path):
     runs = collect(FIGURES / "results" / published()["grid"])
     runs.summary.loc[0, "epochs"] += 1

@@ -134,7 +134,7 @@ def test_grids_and_the_command_line_take_options(tmp_path):
         f"{PLAIN}_steps-2_order-last",
         f"{PLAIN}_order-last",
     ]
-    with pytest.raises(ConfigurationError, match=r"block 2.*'SNIP'.*no parameter 'steps'"):
+    with pytest.raises(ConfigurationError, match=r"^-p steps: SNIP has no parameter 'steps'"):
         planned("steps=2")
     with pytest.raises(ConfigurationError, match=r"'stebs'.*did you mean 'steps'"):
         planned("stebs=2")

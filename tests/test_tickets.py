@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from common.base import paths
 from common.base.errors import ConfigurationError
 from common.pruning import kept, masks
 from common.results import reference, run_folder
@@ -24,7 +25,7 @@ from common.results.schema import EXACT, LEVELS
 from common.runs import cache, registry
 from common.runs.experiment import PARAMETERS, configure
 from common.runs.ticket_settings import densities, rewind_step
-from common.sweep import batch, earlier, grid, plan, report
+from common.sweep import earlier, grid, plan, report
 from common.sweep.job import Job
 from common.tickets import ticket_plots
 from common.tickets.levels import collect_levels
@@ -734,10 +735,10 @@ def test_what_cannot_be_drawn_is_said(call, message):
     ("name", "number", "quick"), [("lottery_ticket", 159, 6), ("initialisation", 42, 7)]
 )
 def test_the_shipped_grids_and_their_quick_form(tmp_path, name, number, quick):
-    notebooks = plan.notebooks(batch.TRIALS)
-    found = grid.find(name, batch.GRIDS, notebooks)
+    notebooks = plan.notebooks(paths.TRIALS)
+    found = grid.find(name, paths.GRIDS, notebooks)
     assert len(plan.plan(found, tmp_path, notebooks)) == number
-    assert f"{number} runs" in (batch.GRIDS / f"{name}.yaml").read_text()
+    assert f"{number} runs" in (paths.GRIDS / f"{name}.yaml").read_text()
     small = ("protocol=quick", "dataset=digits", "model=lenet_300_100", "epochs=1", "seed=0")
     small += ("rewind_epoch=0", "sparsity=0.9", "levels=1")
     jobs = plan.plan(found, tmp_path, notebooks, grid.overrides(small))

@@ -1,267 +1,378 @@
-"""python -m trials: batches of notebooks. Parses; the work is in `common.sweep`."""
+"""python -m trials: batches of notebooks. Parses; the work is in `common.sweep` and
+`common.commands`, which are imported by the command that needs them."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.markup import escape
 
-from common.base.errors import ConfigurationError, NotebookError
-from common.base.paths import ROOT
+from common.base.errors import ConfigurationError, NotebookError, unknown
+from common.base.paths import GRIDS, ROOT, TRIALS, default_results
+
+PROGRAM = "trials" if Path(sys.argv[0]).stem == "trials" else "python -m trials"
+COMPLETE = "_TRIALS_COMPLETE"  # the variable by which a shell asks for completions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command. Returns its exit status: 0, 1 something failed, 2 bad input, 128 + n
-    stopped by signal n."""
-    options = _parser().parse_args(arguments)
-    console = Console(highlight=False, emoji=False)
+    stopped by signal n. Raises SystemExit(2) for a command line that cannot be parsed."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if "results" in options:
-            from common.runs.experiment import default_results
-
-            options.results = options.results or default_results()
-        return options.command(options, console)
+        status = cli.main(
+            arguments, PROGRAM, COMPLETE, standalone_mode=False, obj={"arguments": arguments}
+        )
+        return status or 0
+    except click.UsageError as error:
+        if error.ctx:
+            print(error.ctx.get_usage(), file=sys.stderr)
+        print(f"error: {error.format_message()}", file=sys.stderr)
+        raise SystemExit(2) from None
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NotebookError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         return 130
 
 
-def run(options: argparse.Namespace, console: Console) -> int:
-    """Carry out the runs of a grid that are not done."""
-    from common.sweep import batch
+class Formatter(click.HelpFormatter):
+    """Help as it was before click: `usage:` in small letters."""
 
-    return batch.run(
-        options.grid,
-        options.parameters,
-        results=options.results,
-        jobs=options.jobs,
-        per_gpu=options.per_gpu,
-        time_budget=options.time_budget,
-        scheduler=options.scheduler,
-        dry_run=options.dry_run,
-        console=console,
-        again=f"python -m trials {shlex.join(sys.argv[1:])}",
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(prog, args, prefix or "usage: ")
+
+
+class Context(click.Context):
+    formatter_class = Formatter
+
+
+class Command(click.Command):
+    context_class = Context
+
+
+class Commands(click.Group):
+    """A group that says which command was meant, and lists the commands in the order of a day."""
+
+    context_class = Context
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        known = not args or args[0] in self.commands or args[0].startswith("-")
+        if not known and not ctx.resilient_parsing:
+            raise click.UsageError(str(unknown("command", args[0], self.commands)), ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+def cli() -> None:
+    """Batches of notebooks."""
+
+
+# What may be asked for
+
+
+def complete_grids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list:
+    """The shipped grids, or files."""
+    names = sorted(path.stem for path in GRIDS.glob("*.yaml") if path.stem.startswith(incomplete))
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_notebooks(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The folders of `trials/` that have a notebook."""
+    found = sorted(path.stem for path in TRIALS.glob("*/*.ipynb") if path.stem == path.parent.name)
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def complete_parameters(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The names of parameters."""
+    from common.sweep.grid import keys
+
+    return [CompletionItem(f"{name}=") for name in keys() if name.startswith(incomplete)]
+
+
+def pairs(ctx: click.Context, param: click.Parameter, settings: tuple[str, ...]) -> list[str]:
+    """Every setting is name=value. Raises ConfigurationError with what was meant."""
+    for setting in settings:
+        if "=" not in setting:
+            given = ctx.obj["arguments"]
+            following = given[given.index(setting) + 1 :] if setting in given else []
+            value = following[0] if following and not following[0].startswith("-") else "value"
+            raise ConfigurationError(
+                f"-p {setting!r}: write it as name=value, without a space: -p {setting}={value}"
+            )
+    return list(settings)
+
+
+def positive(text: str) -> int:
+    """A number from 1 on."""
+    if not text.isdigit() or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def results_folder(ctx: click.Context, param: click.Parameter, folder: Path | None) -> Path:
+    """Where results lie unless told otherwise."""
+    return folder or default_results()
+
+
+GRID = click.argument("grid", metavar="GRID", shell_complete=complete_grids)
+RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    callback=results_folder,
+    help="where results lie, a folder for each grid (default: results/ in the repository, or here "
+    "where that cannot be written)",
+)
+
+
+def parameters(help: str) -> object:
+    """The option -p."""
+    return click.option(
+        *("-p", "--parameter", "parameters"),
+        multiple=True,
+        metavar="name=value",
+        callback=pairs,
+        shell_complete=complete_parameters,
+        help=help,
     )
 
 
-def status(options: argparse.Namespace, console: Console) -> int:
+SEVERAL = parameters(
+    "a parameter, or the method, of every run; a,b or [a, b]: each run with all",
+)
+
+
+def console() -> Console:
+    """Where commands print."""
+    return Console(highlight=False, emoji=False)
+
+
+def root_of(results: Path, grid: str) -> Path:
+    """Where the grid's results lie; the grid is a name or the path of its file."""
+    return results.resolve() / Path(grid).stem
+
+
+# Commands
+
+
+@cli.command(short_help="do the runs of a grid that are not done")
+@GRID
+@RESULTS
+@SEVERAL
+@click.option(
+    "--jobs",
+    type=positive,
+    metavar="N",
+    help="runs at a time (default: what fits on the GPUs; one on a CPU, with all its threads)",
+)
+@click.option(
+    "--per-gpu",
+    type=positive,
+    metavar="K",
+    help="runs at a time on each GPU (default: as its memory allows)",
+)
+@click.option(
+    "--time-budget",
+    metavar="TIME",
+    help="11h30m: start no run that is not expected to end in time, and stop then",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="of a Dask cluster that does the runs")
+@click.option("--dry-run", is_flag=True, help="list what would be done")
+@click.pass_context
+def run(ctx: click.Context, grid: str, parameters: list[str], **options: object) -> int:
+    """Carry out the runs of a grid that are not done."""
+    from common.sweep import batch
+
+    again = f"{PROGRAM} {shlex.join(ctx.obj['arguments'])}"
+    return batch.run(grid, parameters, **options, console=console(), again=again, program=PROGRAM)
+
+
+@cli.command(short_help="done, running, failed, left, expected time")
+@GRID
+@RESULTS
+@SEVERAL
+def status(grid: str, results: Path, parameters: list[str]) -> None:
     """Say where the runs of a grid stand."""
     from common.sweep import batch, report
 
-    _, jobs = batch.jobs_of(options.grid, options.parameters, options.results)
-    report.show_status(jobs, console)
-    return 0
+    root, jobs = batch.jobs_of(grid, parameters, results)
+    report.show_status(jobs, console(), root)
 
 
-def collect(options: argparse.Namespace, console: Console) -> int:
+@cli.command("results", short_help="the table of accuracies")
+@GRID
+@RESULTS
+def show_results(grid: str, results: Path) -> None:
+    """Print the table of accuracies of a grid's finished runs."""
+    from common.sweep import report
+
+    report.show_results(root_of(results, grid), console())
+
+
+@cli.command(short_help="two runs side by side")
+@click.argument("runs", nargs=2, metavar="RUN RUN")
+@RESULTS
+def compare(runs: tuple[str, str], results: Path) -> None:
+    """Two runs side by side: accuracy, layer densities, overlap of masks.
+
+    A run is its folder, or METHOD/RUN_ID or GRID/METHOD/RUN_ID below --results.
+    """
+    from common.commands import compare
+
+    compare.show(*(compare.find(run, results) for run in runs), console())
+
+
+@cli.command(short_help="one table from all runs")
+@GRID
+@RESULTS
+@click.option("--code-version", metavar="COMMIT", help="only runs of this commit")
+def collect(grid: str, results: Path, code_version: str | None) -> None:
     """One table from all runs."""
     from common.sweep import report
 
-    report.collect(_root(options), console, options.code_version)
-    return 0
+    report.collect(root_of(results, grid), console(), code_version)
 
 
-def figures(options: argparse.Namespace, console: Console) -> int:
+@cli.command(short_help="draw a grid's figures")
+@GRID
+@RESULTS
+def figures(grid: str, results: Path) -> int:
     """Draw a grid's figures."""
     from common.sweep import report
 
-    main_figure = report.draw(ROOT / "figures" / "figures.ipynb", _root(options), console)
-    return 0 if main_figure else 1
+    notebook = ROOT / "figures" / "figures.ipynb"
+    return 0 if report.draw(notebook, root_of(results, grid), console()) else 1
 
 
-def publish(options: argparse.Namespace, console: Console) -> int:
+@cli.command(short_help="one notebook, its parameters checked")
+@click.argument("name", metavar="METHOD", shell_complete=complete_notebooks)
+@RESULTS
+@parameters("a parameter of the notebook")
+def notebook(name: str, results: Path, parameters: list[str]) -> int:
+    """Execute the notebook of a method or a study; the executed copy lies with its results."""
+    from common.commands import one_notebook
+
+    return one_notebook.run(name, parameters, results, console())
+
+
+@cli.command(short_help="make a grid's results those that the repository shows")
+@GRID
+@RESULTS
+@click.option("--reference", metavar="SOURCE", help="published curves to lay behind")
+@click.option(
+    "--beside",
+    is_flag=True,
+    help="its tables and notebooks alone; the figures go on showing another grid",
+)
+def publish(grid: str, results: Path, reference: str | None, beside: bool) -> None:
     """Make a grid's results those that the repository shows."""
     from common.commands import publish
 
-    if options.beside and options.reference:
+    if beside and reference:
         raise ConfigurationError("--reference: the figures are not drawn with --beside")
-    if options.beside:
-        publish.publish_beside(_root(options), console)
+    if beside:
+        publish.publish_beside(root_of(results, grid), console())
     else:
-        publish.publish(_root(options), options.reference, console)
-    return 0
+        publish.publish(root_of(results, grid), reference, console())
 
 
-def render(options: argparse.Namespace, console: Console) -> int:
+@cli.command(short_help="execute notebooks, into rendered.ipynb")
+@click.argument(
+    "notebooks", nargs=-1, required=True, metavar="NOTEBOOK...", type=click.Path(path_type=Path)
+)
+@parameters("a parameter of the notebook")
+@click.option(
+    "--text",
+    is_flag=True,
+    help="carry prose and imports over into the copy, where nothing else has changed",
+)
+def render(notebooks: tuple[Path, ...], parameters: list[str], text: bool) -> None:
     """Execute notebooks, each into a rendered.ipynb beside it; or only carry their prose over."""
-    from common.commands import notebooks, publish
+    from common.commands import notebooks as copies
+    from common.commands import publish
     from common.sweep import grid
 
-    if options.text:
-        for path in options.notebooks:
-            changed = notebooks.refresh(path)
-            console.print(f"{path}: {'text carried over' if changed else 'as it was'}")
-        return 0
-    given = grid.overrides(options.parameters)
-    if several := [name for name, values in given.items() if len(values) > 1]:
-        raise ConfigurationError(f"-p {several[0]}: a notebook is executed with one value")
-    parameters = {name: value for name, (value,) in given.items()}
-    for notebook in options.notebooks:
-        console.print(str(publish.render(notebook, parameters)), soft_wrap=True)
-    return 0
+    if text:
+        for path in notebooks:
+            changed = copies.refresh(path)
+            console().print(f"{path}: {'text carried over' if changed else 'as it was'}")
+        return
+    given = grid.single(grid.overrides(parameters))
+    for path in notebooks:
+        console().print(str(publish.render(path, given)), soft_wrap=True)
 
 
-def forms(options: argparse.Namespace, console: Console) -> int:
+@cli.command(short_help="write the choices of the notebooks' forms")
+def forms() -> None:
     """Write into the notebooks' forms what there is to choose."""
     from common.commands import notebooks
 
     for path in notebooks.write_forms():
-        console.print(str(path.relative_to(ROOT)), soft_wrap=True)
-    return 0
+        console().print(str(path.relative_to(ROOT)), soft_wrap=True)
 
 
-def listing(options: argparse.Namespace, console: Console) -> int:
+@cli.command("list", short_help="methods, variants, protocols, grids")
+def listing() -> None:
     """Say what there is to run."""
     from common.runs import registry
-    from common.sweep import batch, grid
-    from common.sweep import plan as plans
+    from common.sweep import grid, plan
     from common.training.protocols import PROTOCOLS
 
-    notebooks = plans.notebooks(batch.TRIALS)
-    console.print("[bold]methods[/bold] (variants)")
+    out = console()
+    notebooks = plan.notebooks(TRIALS)
+    out.print("[bold]methods[/bold] (variants)")
     for method in notebooks:
         variants = ", ".join(filter(None, registry.variants(method)))
-        console.print(f"  {method}{f' ({variants})' if variants else ''}")
-    console.print("[bold]protocols[/bold]")
+        out.print(f"  {method}{f' ({variants})' if variants else ''}")
+    out.print("[bold]protocols[/bold]")
     for protocol in PROTOCOLS.values():
-        console.print(f"  {protocol.name}: {escape(protocol.source)}", soft_wrap=True)
-    console.print("[bold]grids[/bold]")
-    for name in grid.names(batch.GRIDS):
-        found = grid.find(name, batch.GRIDS, notebooks)
-        number = len(plans.plan(found, ROOT / "results" / name, notebooks))
-        console.print(f"  {name}: {escape(found.title)}, {number} runs", soft_wrap=True)
-    return 0
+        out.print(f"  {protocol.name}: {escape(protocol.source)}", soft_wrap=True)
+    out.print("[bold]grids[/bold]")
+    for name in grid.names(GRIDS):
+        found = grid.find(name, GRIDS, notebooks)
+        number = len(plan.experiments(found, ROOT / "results" / name))
+        out.print(f"  {name}: {escape(found.title)}, {number} runs", soft_wrap=True)
 
 
-def doctor(options: argparse.Namespace, console: Console) -> int:
+@cli.command(short_help="what this machine has")
+@RESULTS
+@click.option("--data-dir", metavar="DIR", help="where to look for data")
+def doctor(results: Path, data_dir: str | None) -> int:
     """Say what this machine has."""
     from common.commands import doctor
 
-    return 0 if doctor.show(doctor.examine(options.results, options.data_dir), console) else 1
+    return 0 if doctor.show(doctor.examine(results, data_dir), console()) else 1
 
 
-def bench(options: argparse.Namespace, console: Console) -> int:
+@cli.command(short_help="throughput and scoring times as ratios to plain loops")
+@RESULTS
+@click.option("--quick", is_flag=True, help="a small network, to see that it works")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+@click.option("--precision", default="auto", help="auto, float32, bfloat16, float16")
+def bench(results: Path, quick: bool, device: str, precision: str) -> int:
     """Throughput and scoring times beside a bare PyTorch loop, as ratios."""
     from common.commands import bench
 
     return bench.run(
-        console,
-        quick=options.quick,
-        device=options.device,
-        precision=options.precision,
-        folder=options.results / "bench",
+        console(), quick=quick, device=device, precision=precision, folder=results / "bench"
     )
-
-
-def _root(options: argparse.Namespace) -> Path:
-    """Where the grid's results lie; the grid is a name or the path of its file."""
-    return options.results.resolve() / Path(options.grid).stem
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trials", description="Batches of notebooks.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(name: str, command: object, help: str, grid: bool = True) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=help, description=command.__doc__)
-        one.set_defaults(command=command)
-        if grid:
-            one.add_argument("grid", metavar="GRID", help="a name (see list) or a YAML file's path")
-        if name != "list":
-            one.add_argument(
-                "--results",
-                type=Path,
-                metavar="DIR",
-                help="where results lie, a folder for each grid (default: results/ in the "
-                "repository, or here where that cannot be written)",
-            )
-        return one
-
-    several = "a parameter, or the method, of every run; a,b or [a, b]: each run with all"
-
-    def add_parameters(one: argparse.ArgumentParser, help: str = several) -> None:
-        one.add_argument(
-            *("-p", "--parameter"),
-            dest="parameters",
-            action="append",
-            default=[],
-            metavar="name=value",
-            help=help,
-        )
-
-    batch = add("run", run, "do the runs of a grid that are not done")
-    add_parameters(batch)
-    batch.add_argument(
-        "--jobs",
-        type=_positive,
-        metavar="N",
-        help="runs at a time (default: what fits on the GPUs; one on a CPU, with all its threads)",
-    )
-    batch.add_argument(
-        "--per-gpu",
-        type=_positive,
-        metavar="K",
-        help="runs at a time on each GPU (default: as its memory allows)",
-    )
-    batch.add_argument(
-        "--time-budget",
-        metavar="TIME",
-        help="11h30m: start no run that is not expected to end in time, and stop then",
-    )
-    batch.add_argument(
-        "--scheduler", metavar="ADDRESS", help="of a Dask cluster that does the runs"
-    )
-    batch.add_argument("--dry-run", action="store_true", help="list what would be done")
-    add_parameters(add("status", status, "done, running, failed, left, expected time"))
-    gathering = add("collect", collect, "one table from all runs")
-    gathering.add_argument("--code-version", metavar="COMMIT", help="only runs of this commit")
-    add("figures", figures, "draw a grid's figures")
-    showing = add("publish", publish, "make a grid's results those that the repository shows")
-    showing.add_argument("--reference", metavar="SOURCE", help="published curves to lay behind")
-    showing.add_argument(
-        "--beside",
-        action="store_true",
-        help="its tables and notebooks alone; the figures go on showing another grid",
-    )
-    rendering = commands.add_parser(
-        "render", help="execute notebooks, into rendered.ipynb", description=render.__doc__
-    )
-    rendering.set_defaults(command=render)
-    add_parameters(rendering, "a parameter of the notebook")
-    rendering.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
-    rendering.add_argument(
-        "--text",
-        action="store_true",
-        help="carry prose and imports over into the copy, where nothing else has changed",
-    )
-    writing = commands.add_parser(
-        "forms", help="write the choices of the notebooks' forms", description=forms.__doc__
-    )
-    writing.set_defaults(command=forms)
-    add("list", listing, "methods, variants, protocols, grids", grid=False)
-    machine = add("doctor", doctor, "what this machine has", grid=False)
-    machine.add_argument("--data-dir", metavar="DIR", help="where to look for data")
-    speed = add("bench", bench, "throughput and scoring times as ratios to plain loops", grid=False)
-    speed.add_argument("--quick", action="store_true", help="a small network, to see that it works")
-    speed.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    speed.add_argument("--precision", default="auto", help="auto, float32, bfloat16, float16")
-    return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 if __name__ == "__main__":

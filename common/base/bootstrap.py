@@ -96,6 +96,8 @@ def notes() -> list[str]:
 
 def _requirements(path: Path) -> Iterator[tuple[str, str, str | None]]:
     """(name, least version, installed version) of each line."""
+    if not path.is_file():  # an installed copy: pip has seen to them
+        return
     for line in path.read_text(encoding="utf-8").splitlines():
         match = re.match(r"([A-Za-z0-9_.-]+)>=([0-9.]+)", line)
         if match and match[1] != FRONT_END:

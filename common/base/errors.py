@@ -9,6 +9,10 @@ from collections.abc import Iterable
 class ConfigurationError(ValueError):
     """Input that cannot be run. The message names the input, its value and what would be right."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it: the message, for where it was raised is no news to a reader."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def unknown(name: str, value: object, choices: Iterable[str]) -> ConfigurationError:
     """The error for a `value` of parameter `name` that is none of `choices`; lists them."""

@@ -27,10 +27,11 @@ from common.base.errors import unknown
 from common.base.files import make_writable
 from common.base.seeding import generator
 from common.datasets import Loader
-from common.models.initialise import initialise
+from common.models.initialisation import initialise
 from common.pruning import find, prunable
-from common.pruning.masks import keep_count, select
+from common.pruning.masks import select
 from common.pruning.rounds import prune_rounds
+from common.pruning.schedule import keep_count
 from common.pruning.scores import Context
 from common.results import run_folder
 from common.runs.experiment import PRECISIONS, check_device

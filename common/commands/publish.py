@@ -44,7 +44,13 @@ def publish(root: Path, source: str | None, console: Console, home: Path = ROOT)
     if len(parts := plots.settings(found.summary)) > 1:
         raise ConfigurationError(f"publish: one setting at a time, not {', '.join(parts)}")
     readme = home / "README.md"
-    text = with_tables(readme.read_text(encoding="utf-8"), readme_tables(found.summary, source))
+    text = readme.read_text(encoding="utf-8")
+    if source is None and "published" in {match[2] for match in _TABLE.finditer(text)}:
+        raise ConfigurationError(
+            "--reference SOURCE is missing: README.md shows the results beside published ones; "
+            f"choose from: {', '.join(reference.SOURCES)}"
+        )
+    text = with_tables(text, readme_tables(found.summary, source))
     results = home / "figures" / "results" / root.name
     collected.write_collected(found, results)
     _figures(home / "figures", root.name, source)

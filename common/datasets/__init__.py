@@ -1,25 +1,24 @@
 """The data sets, by name: images as tensors, and the loaders that batch them.
 
-A new one is a line in `DATASETS` and one in `SOURCES`, where its files come from.
+A new one is a line in `DATASETS` and one in `images.SOURCES`, where its files come from. Their
+names are known without torch, which is imported when one is loaded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
+from common.base import deferred
 
-from common.base.errors import unknown
-from common.datasets import folders
-from common.datasets.loader import AUGMENTATIONS, Loader, normalise, scoring_batch
-from common.datasets.sources import MNIST_MD5, Cifar, Mnist, TinyImageNet, digits
+if TYPE_CHECKING:
+    from common.datasets.images import SOURCES, Dataset, check, load
+    from common.datasets.loader import AUGMENTATIONS, Loader, normalise, scoring_batch
 
 __all__ = [
     "AUGMENTATIONS",
     "DATASETS",
+    "SOURCES",
     "Dataset",
     "Loader",
     "Spec",
@@ -28,6 +27,8 @@ __all__ = [
     "normalise",
     "scoring_batch",
 ]
+
+__getattr__ = deferred.exports(__name__, __all__, ["images", "loader"])
 
 
 @dataclass(frozen=True)
@@ -55,88 +56,3 @@ DATASETS: dict[str, Spec] = {
         Spec("tiny_imagenet", "Tiny ImageNet", (3, 64, 64), 200, natural=True),
     )
 }
-# Those that lie in a folder; digits come inside scikit-learn.
-SOURCES: dict[str, folders.Source] = {
-    "mnist": Mnist("MNIST", MNIST_MD5),
-    "fashion_mnist": Mnist("FashionMNIST"),
-    "cifar10": Cifar("CIFAR10"),
-    "cifar100": Cifar("CIFAR100"),
-    "tiny_imagenet": TinyImageNet(),
-}
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set in memory: images uint8 (N, H, W, C), labels int64 (N,).
-
-    `mean` and `std`, float32 (C,), are each channel's over the training pixels scaled to [0, 1].
-    """
-
-    spec: Spec
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def to(self, device: torch.device | str) -> Dataset:
-        """The same data on `device`."""
-        moved = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, **moved)
-
-
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """The data set `name` in the CPU's memory.
-
-    It is looked for in `data_dir` (its folder's parent, or the folder itself); without one, in the
-    folder that the environment variable TRIALS_DATA names, else in data/ of the repository, and
-    among Kaggle's inputs. What is nowhere is downloaded. Nothing is ever replaced by other data.
-
-    Raises ConfigurationError for an unknown name, a `data_dir` that does not exist, a folder that
-    fails its integrity check, or data that can be neither found nor downloaded.
-    """
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
-    spec = DATASETS[name]
-    if name not in SOURCES:
-        folders.home(data_dir)
-        parts = digits()
-    else:
-        source = SOURCES[name]
-        folder = folders.obtain(source, spec.title, data_dir)
-        try:
-            parts = source.arrays(folder)
-        except ValueError as error:
-            raise folders.broken(source, spec.title, folder, str(error)) from None
-    tensors = [torch.from_numpy(np.require(x, requirements="CW")) for part in parts for x in part]
-    images, labels = tensors[::2], [x.long() for x in tensors[1::2]]
-    mean, std = _statistics(images[0])
-    return Dataset(spec, images[0], labels[0], images[1], labels[1], mean, std)
-
-
-def check(name: str, data_dir: str | Path | None = None) -> None:
-    """Raise what `load` would raise, without reading the images; download what is missing."""
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
-    if name not in SOURCES:
-        folders.home(data_dir)
-        return
-    source, title = SOURCES[name], DATASETS[name].title
-    folder = folders.obtain(source, title, data_dir)
-    problem = source.problem(folder)
-    if problem:
-        raise folders.broken(source, title, folder, problem)
-
-
-def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel's mean and standard deviation of pixel/255, exact: from counts of the values."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    moments = []
-    for channel in range(images.shape[3]):
-        counts = images[..., channel].flatten().bincount(minlength=256)
-        share = counts / counts.sum(dtype=torch.float64)
-        mean = (share * values).sum()
-        moments.append((mean, (share * (values - mean) ** 2).sum().sqrt()))
-    mean, std = torch.tensor(moments, dtype=torch.float64).T.float()
-    return mean, std

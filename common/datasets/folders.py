@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from tarfile import TarError
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 from common.base.bootstrap import KAGGLE
 from common.base.errors import ConfigurationError
 from common.base.paths import ROOT, workplace
-from common.datasets.sources import Cifar, Mnist, TinyImageNet
 
-Source = Cifar | Mnist | TinyImageNet
+if TYPE_CHECKING:
+    from common.datasets.sources import Cifar, Mnist, TinyImageNet
+
+    Source = Cifar | Mnist | TinyImageNet
 
 DATA = (ROOT if (ROOT / "data").is_dir() else workplace()) / "data"
 TIMEOUT = 30  # seconds; a cluster's node may swallow packets instead of refusing them

@@ -1,24 +1,34 @@
-"""The networks, by name. A new one is a function in a family's file and a line in `MODELS`."""
+"""The networks, by name. A new one is a function in a family's file and a line in `MODELS`.
+
+Their names are known without torch, which is imported when one is built.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
+from common.base import deferred
 from common.base.errors import ConfigurationError, unknown
 from common.datasets import DATASETS
-from common.models.initialise import BATCHNORM, INITIALISATIONS, initialise
-from common.models.lenet import lenet5, lenet_300_100
-from common.models.resnet import cifar_resnet, resnet18
-from common.models.vgg import small_vgg, vgg
+from common.models.schemes import INITIALISATIONS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from common.models.initialisation import BATCHNORM, initialise
 
 __all__ = ["BATCHNORM", "INITIALISATIONS", "MODELS", "build", "check", "initialise"]
 
+__getattr__ = deferred.exports(__name__, __all__, ["initialisation"])
+
 Shape = tuple[int, int, int]
+
+lenet = deferred.Module("common.models.lenet")
+resnet = deferred.Module("common.models.resnet")
+vgg = deferred.Module("common.models.vgg")
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,11 @@ class Architecture:
 
 
 def _vgg(depth: int) -> Architecture:
-    return Architecture(partial(vgg, depth=depth), smallest=32, multiple=32)
+    return Architecture(partial(vgg.vgg, depth=depth), smallest=32, multiple=32)
 
 
 def _cifar_resnet(depth: int) -> Architecture:
-    return Architecture(partial(cifar_resnet, depth=depth), smallest=8)
+    return Architecture(partial(resnet.cifar_resnet, depth=depth), smallest=8)
 
 
 # Smallest: the last convolutions see 2 x 2, the least at which all weights of a 3 x 3 kernel work.
@@ -58,11 +68,11 @@ MODELS: dict[str, Architecture] = {
     "resnet44": _cifar_resnet(44),
     "resnet56": _cifar_resnet(56),
     "resnet110": _cifar_resnet(110),
-    "resnet18": Architecture(resnet18, smallest=16),
-    "wide_resnet18": Architecture(partial(resnet18, widening=2), smallest=16),
-    "lenet_300_100": Architecture(lenet_300_100),
-    "lenet5": Architecture(lenet5, smallest=16, multiple=4),
-    "small_vgg": Architecture(small_vgg, smallest=8),
+    "resnet18": Architecture(resnet.resnet18, smallest=16),
+    "wide_resnet18": Architecture(partial(resnet.resnet18, widening=2), smallest=16),
+    "lenet_300_100": Architecture(lenet.lenet_300_100),
+    "lenet5": Architecture(lenet.lenet5, smallest=16, multiple=4),
+    "small_vgg": Architecture(vgg.small_vgg, smallest=8),
 }
 
 
@@ -87,6 +97,8 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
     Its weights mean nothing until `initialise` has drawn them.
     Raises ConfigurationError as `check` does.
     """
+    import torch
+
     check(name, shape)
     # Torch's constructors draw weights from the global generator: leave it as it was.
     with torch.random.fork_rng(devices=[]):

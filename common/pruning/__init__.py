@@ -3,29 +3,34 @@
 from common.pruning import apply, prune
 masks = prune(model, "SNIP", 0.9, batches=[(images, labels)])   # the weights are masked now
 ...; optimizer.step(); apply(model, masks)                      # after every step
+
+`METHODS` is read without torch, which is imported when something else is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import TYPE_CHECKING
 
-from torch import nn
-
+from common.base import deferred
 from common.base.errors import ConfigurationError, unknown
-from common.base.seeding import generator
-from common.pruning.formats import (
-    about_masks,
-    from_torch_prune,
-    load_masks,
-    save_masks,
-    to_torch_prune,
-)
-from common.pruning.masks import Masks, apply, keep_count, kept, like_weights
 from common.pruning.methods import METHODS, Method
-from common.pruning.parameters import prunable
-from common.pruning.rounds import prune_ablated
-from common.pruning.scores import Batch, Context, Initialise
+from common.pruning.schedule import keep_count
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from common.pruning.formats import (
+        about_masks,
+        from_torch_prune,
+        load_masks,
+        save_masks,
+        to_torch_prune,
+    )
+    from common.pruning.masks import Masks, apply, kept, like_weights
+    from common.pruning.parameters import prunable
+    from common.pruning.scores import Batch, Initialise
 
 __all__ = [
     "METHODS",
@@ -43,6 +48,8 @@ __all__ = [
     "save_masks",
     "to_torch_prune",
 ]
+
+__getattr__ = deferred.exports(__name__, __all__, ["formats", "masks", "parameters"])
 
 
 def prune(
@@ -69,8 +76,13 @@ def prune(
     Raises ConfigurationError for an unknown method, variant or ablation, a sparsity outside [0, 1),
     or where the method's data, shape or initialisation is missing.
     """
+    from common.base.seeding import generator
+    from common.pruning.rounds import prune_ablated
+    from common.pruning.scores import Context
+
     check_sparsity(sparsity)
     chosen = find(method, variant)
+    _check_batches(batches)
     if chosen.needs_images and not batches:
         raise ConfigurationError(
             f"{method} scores on data: give it batches=[(images, labels), ...]"
@@ -82,6 +94,16 @@ def prune(
     stream = generator(seed, "pruning")
     context = Context(tuple(shape), batches, stream, initialise=initialise)
     return prune_ablated(model, chosen, sparsity, context, ablation, seed)
+
+
+def _check_batches(batches: Sequence[Batch]) -> None:
+    """Raises ConfigurationError for what is not a sequence of pairs, a single pair most of all."""
+    listed = isinstance(batches, Sequence)
+    if not listed or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in batches):
+        raise ConfigurationError(
+            "batches must be a list of pairs: batches=[(images, labels), ...], a single pair in a "
+            "list too"
+        )
 
 
 def find(method: str, variant: str = "") -> Method:

@@ -1,20 +1,24 @@
 """The ablations of Frankle et al. 2021: does it matter which weights, which values, which order?
 
 Each is one function at one stage of a run: on the scores of every round, on the final masks, or on
-the weights that the masks meet. Ablations of different stages combine with `+`.
+the weights that the masks meet. Ablations of different stages combine with `+`. Their names are
+known without torch: a function that needs it imports it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from common.base.errors import ConfigurationError, unknown
-from common.pruning.masks import Masks
-from common.pruning.scores import Initialise, Scores
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from common.pruning.masks import Masks
+    from common.pruning.scores import Initialise, Scores
 
 
 def invert(scores: Scores) -> Scores:
@@ -35,6 +39,8 @@ def shuffle(masks: Masks, generator: torch.Generator) -> Masks:
 def shuffle_network(masks: Masks, generator: torch.Generator) -> Masks:
     """One permutation over all prunable weights: the layerwise densities go as well (Tanaka et al.
     2020, app. 11)."""
+    import torch
+
     flat = _permuted(torch.cat([mask.reshape(-1) for mask in masks.values()]), generator)
     parts = flat.split([mask.numel() for mask in masks.values()])
     return {n: p.view(m.shape).clone() for (n, m), p in zip(masks.items(), parts, strict=True)}
@@ -86,4 +92,6 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _permuted(flat: Tensor, generator: torch.Generator) -> Tensor:
+    import torch
+
     return flat[torch.randperm(flat.numel(), generator=generator).to(flat.device)]

@@ -1,14 +1,24 @@
 """The registry: a method is a score with a schedule and a scope, under the name of its folder.
 
 Adding one: write its score (scores.py, or a file of its own), add a line here, put a notebook into
-`trials/<name>/`.
+`trials/<name>/`. Scores are imported when they are called: the registry is read without torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from common.pruning import ntk_sap, prospr, scores
+from common.base import deferred
+
+if TYPE_CHECKING:
+    from common.pruning.scores import ScoreFunction
+
+scores = deferred.Module("common.pruning.scores")
+ntk_sap = deferred.Module("common.pruning.ntk_sap")
+prospr = deferred.Module("common.pruning.prospr")
+
+PROSPR_STEPS = 3  # a batch for each of them and one for the loss; sources in prospr.py
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Method:
     needs_shape: whether it needs the shape of an input to make its own.
     """
 
-    score: scores.ScoreFunction
+    score: ScoreFunction
     iterations: int = 1
     schedule: str = "exponential"
     scope: str = "global"
@@ -71,7 +81,7 @@ METHODS: dict[str, dict[str, Method]] = {
         "single_pass": Method(ntk_sap.ntk_sap_single_pass, iterations=100, needs_shape=True),
     },
     "prospr": {
-        "": Method(prospr.prospr, training_batches=prospr.STEPS + 1),
-        "first_order": Method(prospr.prospr_first_order, training_batches=prospr.STEPS + 1),
+        "": Method(prospr.prospr, training_batches=PROSPR_STEPS + 1),
+        "first_order": Method(prospr.prospr_first_order, training_batches=PROSPR_STEPS + 1),
     },
 }

@@ -39,10 +39,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.pruning.masks import Masks
+from common.pruning.methods import PROSPR_STEPS as STEPS
 from common.pruning.parameters import functional_call, prunable
 from common.pruning.scores import Batch, Context, Scores, as_in_training
 
-STEPS = 3
 LEARNING_RATE = 0.5
 MOMENTUM = 0.9
 

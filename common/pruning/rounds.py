@@ -16,6 +16,7 @@ from common.pruning.distributions import DISTRIBUTIONS
 from common.pruning.masks import Masks
 from common.pruning.methods import Method
 from common.pruning.parameters import prunable
+from common.pruning.schedule import density_after
 from common.pruning.scores import Context, Scores
 
 ScoreTransform = Callable[[Scores], Scores]
@@ -58,7 +59,7 @@ def prune_rounds(
     total = sum(weight.numel() for weight in weights.values())
     masks: Masks | None = None
     for step in range(1, method.iterations + 1):
-        density = masking.density_after(step, method.iterations, 1 - sparsity, method.schedule)
+        density = density_after(step, method.iterations, 1 - sparsity, method.schedule)
         scores = first if first is not None and step == 1 else method.score(model, context)
         if transform is not None:
             scores = transform(scores)

@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from common.base.errors import ConfigurationError
 from common.base.files import make_writable, write_atomically
 
@@ -59,6 +57,8 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
     """Write rows with exactly these columns, in this order, whole or not at all."""
+    import pandas as pd
+
     columns = list(columns)
     rows = list(rows)
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from common import models
 from common.base.errors import unknown
-from common.base.paths import workplace
+from common.base.paths import default_results
 from common.datasets import DATASETS
 from common.pruning import ablations, check_sparsity
 from common.runs import registry
@@ -186,16 +187,32 @@ def configure(
     return experiment
 
 
-def default_results() -> Path:
-    """Where results lie unless told otherwise: results/ in the repository, or in the working folder
-    where the repository cannot be written."""
-    return workplace() / "results"
-
-
 def from_notebook(method: str, variables: dict[str, object]) -> Experiment:
-    """`configure` with the values of a notebook's parameters cell; pass it `globals()`."""
+    """`configure` with the values of a notebook's parameters cell; pass it `globals()`.
+
+    Raises ConfigurationError as `configure` does, and for a parameter that papermill was given and
+    the notebook does not have, which papermill itself lets pass.
+    """
     names = (*PARAMETERS, *(option.name for option in registry.options(method)))
+    for name in injected(variables):
+        if name not in names:
+            raise unknown("parameter", name, names)
     return configure(method, **{name: variables[name] for name in names})
+
+
+def injected(variables: Mapping[str, object]) -> list[str]:
+    """The names that papermill's cell assigns, found among the cells that this notebook has run
+    (IPython's `In`); none where the notebook was run by hand."""
+    cells = [cell for cell in variables.get("In") or [] if isinstance(cell, str)]
+    found = [cell for cell in cells if cell.startswith("# Parameters\n")]
+    return [
+        target.id
+        for cell in found[:1]
+        for node in ast.parse(cell).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
 
 
 def _replaced(hyper: Protocol, options: dict) -> tuple[Protocol, dict]:

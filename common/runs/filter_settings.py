@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from common.base.errors import ConfigurationError
 from common.pruning import ablations
-from common.pruning.methods import Method
-from common.pruning.scores import magnitude
+from common.pruning.methods import METHODS
 from common.runs.options import Configured, Option, Trial, number_in, one_of, whole_from
 from common.training import protocols
 from common.training.protocols import Protocol
@@ -123,7 +122,7 @@ TRIAL = Trial(
         Option("fine_tune_at", "last_rate", one_of(RATES)),
         Option("compare", True, _yes_or_no),
     ),
-    variants={name: Method(magnitude) for name in VARIANTS},
+    variants=dict.fromkeys(VARIANTS, METHODS["magnitude"][""]),
     check=check,
     epochs=all_epochs,
 )

@@ -9,7 +9,7 @@ from torch import nn
 
 from common import datasets, models
 from common.base.seeding import generator
-from common.models.initialise import initialise
+from common.models.initialisation import initialise
 from common.pruning import Method
 from common.pruning.scores import Context
 from common.training.protocols import Protocol

@@ -7,8 +7,8 @@ import re
 from numbers import Real
 
 from common.base.errors import ConfigurationError
-from common.models.initialise import INITIALISATIONS
-from common.pruning.masks import density_after
+from common.models import INITIALISATIONS
+from common.pruning.schedule import density_after
 from common.runs.options import Configured, Option, Trial, one_of, whole_from
 
 SHARE = 0.2  # of what is left goes in a level, unless told; Frankle and Carbin 2019

@@ -20,8 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.base.seeding import generator
 from common.pruning import ablations, find, keep_count, prunable
 from common.pruning import masks as masking
-from common.pruning.masks import Masks, density_after, select
+from common.pruning.masks import Masks, select
 from common.pruning.rounds import Round, prune_rounds
+from common.pruning.schedule import density_after
 from common.pruning.scores import Context, Scores
 from common.studies.network import Network
 

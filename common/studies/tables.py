@@ -11,9 +11,8 @@ import torch
 from common.base import environment
 from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
-from common.base.paths import ROOT
+from common.base.paths import ROOT, default_results
 from common.results.schema import EXACT
-from common.runs.experiment import default_results
 
 COMMITTED = ROOT / "figures" / "results"
 

@@ -2,6 +2,7 @@
 
 grid       a YAML file -> the parameters of every run
 plan       those, validated and merged -> jobs (`job`); what can be known to be wrong is said here
+needs      what a job takes: arithmetic and memory
 claims     who does a run: at most one process on any machine that sees the results folder
 execute    one job from claim to result, for any `concurrent.futures` executor
 worker     what the child process does (with `kernel` and `processes`: nothing outlives the sweep)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from common.base.errors import ConfigurationError
+from common.base.errors import ConfigurationError, unknown
 from common.base.files import make_writable
-from common.base.paths import ROOT
+from common.base.paths import GRIDS, TRIALS, default_results
 from common.results.run_folder import is_done
+from common.runs import experiment
 from common.sweep import earlier, grid, plan, report, slots
 from common.sweep.job import Job
 from common.sweep.loop import Ended, Sweep
 from common.sweep.pool import Local, Pool
-
-TRIALS = ROOT / "trials"
-GRIDS = TRIALS / "grids"
 
 
 def jobs_of(name: str, parameters: Sequence[str], results: Path) -> tuple[Path, list[Job]]:
@@ -30,10 +28,23 @@ def jobs_of(name: str, parameters: Sequence[str], results: Path) -> tuple[Path, 
     name: of a grid, or the path of its file. parameters: `name=value` for every run. Raises
     ConfigurationError.
     """
+    root, runs = runs_of(name, parameters, results)
+    notebooks = plan.notebooks(TRIALS)
+    return root, [plan.job(run, notebooks[run.method]) for run in runs]
+
+
+def runs_of(
+    name: str, parameters: Sequence[str], results: Path
+) -> tuple[Path, list[experiment.Experiment]]:
+    """As `jobs_of`, the runs before they are jobs: without torch, which takes seconds."""
     notebooks = plan.notebooks(TRIALS)
     found = grid.find(name, GRIDS, notebooks)
     root = results.resolve() / found.name
-    return root, plan.plan(found, root, notebooks, grid.overrides(parameters))
+    runs = plan.experiments(found, root, grid.overrides(parameters))
+    for run in runs:
+        if run.method not in notebooks:
+            raise unknown("-p method", run.method, notebooks)
+    return root, runs
 
 
 def run(
@@ -48,32 +59,40 @@ def run(
     dry_run: bool = False,
     console: Console | None = None,
     again: str = "the same call",
+    program: str | None = None,
 ) -> int:
     """Carry out the runs of a grid that are not done; returns the exit status (`Ended.status`).
 
     name, parameters: as `jobs_of`. jobs: runs at a time; per_gpu: on each GPU. time_budget: such as
     11h30m. scheduler: the address of a Dask cluster that does the runs. again: what continues the
-    batch, for the messages. Raises ConfigurationError before any work starts.
+    batch, for the messages; program: the command that draws its figures. Raises ConfigurationError
+    before any work starts.
     """
     begun = time.monotonic()
     console = console or Console(highlight=False, emoji=False)
     deadline = begun + (seconds(time_budget) if time_budget else math.inf)
-    root, every = jobs_of(name, parameters, results)
-    left = [job for job in every if not is_done(job.folder)]
+    root, runs = runs_of(name, parameters, results)
+    todo = [run for run in runs if not is_done(run.folder)]
     if dry_run:
-        for job in left:
-            console.print(escape(job.name), soft_wrap=True)
+        for run in todo:
+            console.print(escape(f"{run.method}/{run.run_id}"), soft_wrap=True)
         console.print(
-            f"{len(every)} runs, {len(every) - len(left)} done, {len(left)} left; none started"
+            f"{len(runs)} runs, {len(runs) - len(todo)} done, {len(todo)} left; none started"
         )
         return 0
+    if todo:
+        console.print(f"Preparing {len(todo)} of {len(runs)} runs", soft_wrap=True)
+    notebooks = plan.notebooks(TRIALS)
+    every = [plan.job(run, notebooks[run.method]) for run in runs] if todo else []
+    left = [job for job in every if not is_done(job.folder)]
     if left:
         since = make_writable(root, "choose a folder with --results")
         if found := earlier.take_over(left):
             console.print(f"Done in an earlier session, whose results were found: {found}")
         left = [job for job in left if not is_done(job.folder)]
     if not left:
-        console.print(f"All {len(every)} runs are done.")
+        console.print(f"All {len(runs)} runs are done.")
+        _show_results(root, runs, results, console, program)
         return 0
     plan.check_data(left)
     pool = _pool(left, root, jobs, per_gpu, scheduler)
@@ -85,11 +104,30 @@ def run(
     ended = Sweep(every, since, console, deadline).run(pool)
     report.show_failures(ended.failed, console)
     console.print(escape(_verdict(ended, len(every), time_budget, again)), soft_wrap=True)
+    if ended.done:
+        _show_results(root, runs, results, console, program)
     return ended.status
+
+
+def _show_results(
+    root: Path,
+    runs: Sequence[experiment.Experiment],
+    results: Path,
+    console: Console,
+    program: str | None,
+) -> None:
+    """The batch's table of accuracies, and the command that comes next."""
+    report.show_results(root, console, {(run.method, run.run_id) for run in runs})
+    if program:
+        where = [] if results.resolve() == default_results().resolve() else ["--results", results]
+        command = shlex.join(map(str, ["figures", root.name, *where]))
+        console.print(f"Next, its figures: {program} {escape(command)}", soft_wrap=True)
 
 
 def seconds(time_budget: str) -> float:
     """`11h30m`, `1d`, `90m`, `1.5h`, `45s` -> seconds. Raises ConfigurationError."""
+    import pandas as pd
+
     try:
         found = pd.Timedelta(time_budget.lower()).total_seconds()
     except ValueError:

@@ -122,6 +122,13 @@ def overrides(settings: Iterable[str]) -> dict[str, list]:
     return found
 
 
+def single(values: Mapping[str, list]) -> dict[str, object]:
+    """{name: its one value}. Raises ConfigurationError where there are several."""
+    if several := [name for name, found in values.items() if len(found) > 1]:
+        raise ConfigurationError(f"-p {several[0]}: a notebook is executed with one value")
+    return {name: value for name, (value,) in values.items()}
+
+
 def _block(block: object, defaults: Mapping, where: str, methods: list[str]) -> dict[str, list]:
     block = {**defaults, **_mapping(block, where, keys())}
     values = {key: _values(value, f"{where}: {key}") for key, value in block.items()}

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch.nn import functional as F
-
-from common import datasets, models
+from common import datasets
 from common.base.errors import ConfigurationError
-from common.pruning import prunable
-from common.pruning.diagnostics import multiply_adds
 from common.runs import experiment, registry
 from common.runs.experiment import Experiment
-from common.runs.network import EVALUATION_BATCH, SCORING_BATCH
 from common.sweep.grid import Grid
 from common.sweep.job import Job
-
-CONTEXT = 1.0e9  # bytes: CUDA's context and the workspaces of its libraries
-IMAGES = 120_000  # of the largest data set, a byte each channel of each pixel
-SINGLE = 4  # bytes of a float32; a run in lower precision takes less
-COPIES = 12  # of the weights: gradients, momentum, masks; scoring in float64 and its buffers
-GRAPHS = {"grasp": 3, "ntk_sap": 3, "prospr": 5}  # forward passes that a score keeps at a time
 
 
 def notebooks(trials: Path) -> dict[str, Path]:
@@ -40,19 +26,40 @@ def plan(
     notebooks: Mapping[str, Path],
     overrides: Mapping[str, list] | None = None,
 ) -> list[Job]:
+    """The jobs of `experiments`."""
+    runs = experiments(grid, root, overrides)
+    return [job(run, notebooks[run.method]) for run in runs]
+
+
+def experiments(
+    grid: Grid, root: Path, overrides: Mapping[str, list] | None = None
+) -> list[Experiment]:
     """Configure every run of the grid, results under `root`; identical runs become one.
 
-    Touches neither data nor device. Raises ConfigurationError saying where the wrong value stands.
+    Touches neither data nor device, nor torch. Raises ConfigurationError saying where the wrong
+    value stands.
     """
-    jobs: dict[Path, Job] = {}
+    found: dict[Path, Experiment] = {}
     for where, run in grid.runs(overrides):
         method, parameters = run.pop("method"), run
         try:
             configured = experiment.configure(method, **parameters, results_dir=root)
         except ConfigurationError as error:
-            raise ConfigurationError(f"{where}: method={method!r}: {error}") from error
-        jobs.setdefault(configured.folder, _job(configured, notebooks[method]))
-    return list(jobs.values())
+            raise _blamed(error, where, method, overrides or {}) from error
+        found.setdefault(configured.folder, configured)
+    return list(found.values())
+
+
+def _blamed(
+    error: ConfigurationError, where: str, method: str, overrides: Mapping[str, list]
+) -> ConfigurationError:
+    """The error with the place of the value that it names: the command line or the grid's file."""
+    named = re.match(r"(\w+)=|.* has no parameter '(\w+)'", str(error))
+    name = named and (named[1] or named[2])
+    if name in overrides:
+        return ConfigurationError(f"-p {error}" if named[1] else f"-p {name}: {error}")
+    of = "" if name == "method" else f"method={method!r}: "
+    return ConfigurationError(f"{where}: {of}{error}")
 
 
 def check_data(jobs: Iterable[Job]) -> None:
@@ -62,7 +69,10 @@ def check_data(jobs: Iterable[Job]) -> None:
         datasets.check(name, folder)
 
 
-def _job(configured: experiment.Experiment, notebook: Path) -> Job:
+def job(configured: Experiment, notebook: Path) -> Job:
+    """The run, ready to be carried out; what it takes is measured on its network's shapes."""
+    from common.sweep import needs
+
     parameters = configured.parameters()
     if parameters["data_dir"]:  # the notebook runs in another working folder
         parameters["data_dir"] = str(Path(parameters["data_dir"]).expanduser().resolve())
@@ -75,63 +85,6 @@ def _job(configured: experiment.Experiment, notebook: Path) -> Job:
         notebook=notebook,
         parameters=parameters,
         kind=(*method, configured.model, configured.dataset, epochs, configured.batch_size),
-        cost=(epochs + 1) * _work(configured.model, configured.dataset),
-        memory=memory_needed(configured),
+        cost=(epochs + 1) * needs.work(configured.model, configured.dataset),
+        memory=needs.memory_needed(configured),
     )
-
-
-@functools.cache
-def _work(model: str, dataset: str) -> float:
-    """Multiply-accumulate operations for one image."""
-    spec = datasets.DATASETS[dataset]
-    network = models.build(model, spec.shape, spec.classes)
-    return float(sum(multiply_adds(network, spec.shape).values()))
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes: of what a training step keeps for the backward pass of one image, of the largest
-    part of that, and of the weights."""
-
-    graph: int
-    largest: int
-    weights: int
-
-
-def memory_needed(experiment: Experiment) -> float:
-    """Bytes of GPU memory for a run in float32, roughly and rather too much: so many share one.
-
-    A run that dies for lack of memory in spite of this is tried again alone.
-    """
-    spec = datasets.DATASETS[experiment.dataset]
-    found = footprint(experiment.model, experiment.dataset)
-    method = registry.find(experiment.method, experiment.variant)
-    scored = min(method.images_per_class * spec.classes, SCORING_BATCH)
-    if method.training_batches:
-        scored = experiment.batch_size
-    images = max(experiment.batch_size, GRAPHS.get(experiment.method, 1) * scored)
-    evaluation = 3 * found.largest * EVALUATION_BATCH
-    data = IMAGES * math.prod(spec.shape)
-    return CONTEXT + data + COPIES * found.weights + max(found.graph * images, evaluation)
-
-
-@functools.cache
-def footprint(model: str, dataset: str) -> Footprint:
-    """Measured on shapes alone (the meta device): no memory is taken."""
-    spec = datasets.DATASETS[dataset]
-    network = models.build(model, spec.shape, spec.classes).to("meta")
-    saved: dict[int, list[int]] = {}
-    for images in (1, 2):  # the difference leaves out what does not grow with the batch
-        sizes: list[int] = []
-
-        def pack(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
-            sizes.append(tensor.nbytes)
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            logits = network(torch.empty(images, *spec.shape, device="meta"))
-            F.cross_entropy(logits, torch.zeros(images, dtype=torch.long, device="meta"))
-        saved[images] = sizes
-    grown = [two - one for one, two in zip(saved[1], saved[2], strict=True)]
-    weights = SINGLE * sum(weight.numel() for weight in prunable(network).values())
-    return Footprint(sum(grown), max(grown), weights)

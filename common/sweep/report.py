@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
-from common.results import collected, run_folder
+from common.results import run_folder
 from common.sweep import claims
 from common.sweep.estimate import Estimate, in_words
 from common.sweep.execute import run_notebook
 from common.sweep.job import Job
 from common.sweep.progress import how_far
+
+NAMED = 3  # runs that a message names before it counts the rest
 
 
 @dataclass
@@ -44,8 +49,11 @@ def look(jobs: list[Job]) -> Status:
     return status
 
 
-def show_status(jobs: list[Job], console: Console) -> None:
-    """Print what is done, running, failed and left, and the time that the rest should take."""
+def show_status(jobs: list[Job], console: Console, root: Path | None = None) -> None:
+    """Print what is done, running, failed and left, and the time that the rest should take.
+
+    root: the grid's folder; finished runs there that are none of the jobs are named.
+    """
     status = look(jobs)
     estimate = Estimate()
     estimate.learn_from_folders(status.done)
@@ -62,6 +70,55 @@ def show_status(jobs: list[Job], console: Console) -> None:
         seconds = estimate.total(rest)
         expected = in_words(seconds / workers) if seconds is not None else "unknown so far"
         console.print(f"Expected time for the rest, {workers} at a time: {expected}")
+    if further := _others(root, jobs) if root else []:
+        names = ", ".join(further[:NAMED])
+        names += f" and {len(further) - NAMED} more" if len(further) > NAMED else ""
+        console.print(
+            f"{len(further)} finished runs in {escape(str(root))} have other parameters and are "
+            f"not counted (-p name=value): {escape(names)}",
+            soft_wrap=True,
+        )
+
+
+def _others(root: Path, jobs: list[Job]) -> list[str]:
+    """The finished runs in `root` that are none of `jobs`, nor earlier results of one."""
+    ours = {job.folder for job in jobs}
+    found = sorted(path.parent for path in root.glob("*/*/summary.csv"))
+    return [
+        f"{folder.parent.name}/{folder.name}"
+        for folder in found
+        if folder not in ours and re.sub(r"\.\d+$", "", folder.name) == folder.name
+    ]
+
+
+def show_results(
+    root: Path, console: Console, only: Collection[tuple[str, str]] | None = None
+) -> None:
+    """Print the accuracies of the finished runs in `root`: a table for each setting, a row for each
+    method and ablation, a column for each sparsity.
+
+    only: (method, run_id) of the runs that count. Raises ConfigurationError if there is none.
+    """
+    from common.plots import results_table, settings
+    from common.results import collected
+
+    summary = collected.collect(root).summary
+    if only is not None:
+        keys = zip(summary["method"], summary["run_id"], strict=True)
+        summary = summary[[key in only for key in keys]]
+    for name, part in settings(summary).items():
+        rows = results_table(part).reset_index()
+        seeds = part["seed"].nunique()
+        table = Table(
+            title=escape(f"{name}: test accuracy (%), {len(part)} runs, seeds: {seeds}"),
+            title_justify="left",
+            box=SIMPLE,
+        )
+        for column in rows:
+            table.add_column(escape(str(column)), no_wrap=True)
+        for row in rows.itertuples(index=False):
+            table.add_row(*(escape(str(value)) for value in row))
+        console.print(table)
 
 
 def show_failures(failed: Mapping[Job, str], console: Console) -> None:
@@ -80,6 +137,8 @@ def collect(root: Path, console: Console, code_version: str | None = None) -> No
 
     code_version: only runs of this commit. Raises ConfigurationError if there is none.
     """
+    from common.results import collected
+
     found = collected.collect(root, code_version)
     collected.write_collected(found, root)
     written = ", ".join(str(root / f"{name}.csv") for name in (*collected.TABLES, *found.more))
@@ -97,13 +156,17 @@ def collect(root: Path, console: Console, code_version: str | None = None) -> No
 
 
 def draw(notebook: Path, root: Path, console: Console) -> Path | None:
-    """Execute the figures notebook on the grid in `root`; returns the main figure, None on failure.
+    """Execute the figures notebook on the grid in `root` and name the files that it wrote; returns
+    the main figure, None on failure.
 
     Raises ConfigurationError if no run is finished.
     """
+    from common.results import collected
+
     collected.collect(root)
     output = root / "figures"
     output.mkdir(exist_ok=True)
+    before = _stamps(output)
     parameters = {
         "grid": root.name,
         "results_dir": str(root.parent),
@@ -114,8 +177,16 @@ def draw(notebook: Path, root: Path, console: Console) -> Path | None:
     )
     figure = output / "accuracy.png"
     if failed is None and figure.is_file():
-        console.print(str(figure), soft_wrap=True)
+        written = [path for path, stamp in _stamps(output).items() if before.get(path) != stamp]
+        for path in [figure, *(path for path in sorted(written) if path != figure)]:
+            console.print(escape(str(path)), soft_wrap=True)
         return figure
     reason = failed.error if failed else f"the notebook drew no {figure.name}"
     console.print(f"figures failed: {escape(reason)}; see {output / notebook.name}", soft_wrap=True)
     return None
+
+
+def _stamps(folder: Path) -> dict[Path, int]:
+    """When each file of `folder` was written last, but what is left by the notebook's process."""
+    files = (path for path in folder.iterdir() if path.is_file() and path.suffix != ".txt")
+    return {path: path.stat().st_mtime_ns for path in files}

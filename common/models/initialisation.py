@@ -15,9 +15,7 @@ al. (ICLR 2021).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +24,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from common.base.errors import unknown
+from common.models.schemes import INITIALISATIONS
 
 Draw = Callable[..., Tensor]  # (tensor, generator=...) -> tensor, filled
-
-INITIALISATIONS: dict[str, Draw] = {
-    "kaiming_normal": partial(init.kaiming_normal_, nonlinearity="relu"),
-    "kaiming_uniform": partial(init.kaiming_uniform_, nonlinearity="relu"),
-    "xavier_normal": init.xavier_normal_,
-    "xavier_uniform": init.xavier_uniform_,
-    "lecun_normal": partial(init.kaiming_normal_, nonlinearity="linear"),
-    "lecun_uniform": partial(init.kaiming_uniform_, nonlinearity="linear"),
-    "orthogonal": partial(init.orthogonal_, gain=math.sqrt(2)),
-}
 
 
 def _ones(weight: Tensor, generator: torch.Generator) -> Tensor:
