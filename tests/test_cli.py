@@ -228,7 +228,7 @@ def test_status_tells_of_runs_with_other_parameters(
     assert call("status", grid, "--results", tmp_path / "out") == 0
     output = capsys.readouterr().out
     assert "0/2 done" in output
-    assert re.search(r"1 finished runs in .* have other parameters .*: SNIP/other\n", output)
+    assert re.search(r"Not counted, .*: 1 finished run in .*: SNIP/other\n", output)
 
 
 def test_a_papermill_parameter_that_the_notebook_does_not_have() -> None:

@@ -1,6 +1,7 @@
 """The rooms of common/: who may import whom."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ FLOORS = (
     ("commands",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+DEFERRED = re.compile(r"common(\.\w+)+")  # modules that are imported by name, see base/deferred
 FILES = sorted((ROOT / "common").glob("*/**/*.py"))
 
 
@@ -33,6 +35,8 @@ def imported(path: Path) -> set[str]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Constant) and DEFERRED.fullmatch(str(node.value)):
+            names = [node.value]
         parts = [name.split(".") for name in names]
         found |= {part[1] for part in parts if part[0] == "common" and len(part) > 1}
         assert not any(part[0] == "trials" for part in parts), f"{path}: common/ knows no trial"

@@ -14,6 +14,7 @@ from rich.markup import escape
 from common.base.errors import ConfigurationError, unknown
 from common.base.files import make_writable
 from common.base.paths import GRIDS, TRIALS, default_results
+from common.datasets import folders
 from common.results.run_folder import is_done
 from common.runs import experiment
 from common.sweep import earlier, grid, plan, report, slots
@@ -81,12 +82,15 @@ def run(
         )
         return 0
     if todo:
-        console.print(f"Preparing {len(todo)} of {len(runs)} runs", soft_wrap=True)
+        since = make_writable(root, "choose a folder with --results")
+        for folder in {run.data_dir for run in todo}:
+            folders.home(folder)
+        # What follows imports torch, which takes seconds.
+        console.print(f"{escape(name)}: preparing {len(todo)} of {len(runs)} runs", soft_wrap=True)
     notebooks = plan.notebooks(TRIALS)
     every = [plan.job(run, notebooks[run.method]) for run in runs] if todo else []
     left = [job for job in every if not is_done(job.folder)]
     if left:
-        since = make_writable(root, "choose a folder with --results")
         if found := earlier.take_over(left):
             console.print(f"Done in an earlier session, whose results were found: {found}")
         left = [job for job in left if not is_done(job.folder)]

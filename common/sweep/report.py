@@ -73,9 +73,10 @@ def show_status(jobs: list[Job], console: Console, root: Path | None = None) -> 
     if further := _others(root, jobs) if root else []:
         names = ", ".join(further[:NAMED])
         names += f" and {len(further) - NAMED} more" if len(further) > NAMED else ""
+        runs = f"{len(further)} finished run{'s' * (len(further) > 1)}"
         console.print(
-            f"{len(further)} finished runs in {escape(str(root))} have other parameters and are "
-            f"not counted (-p name=value): {escape(names)}",
+            f"Not counted, since of other parameters (-p name=value): {runs} in "
+            f"{escape(str(root))}: {escape(names)}",
             soft_wrap=True,
         )
 
@@ -109,11 +110,9 @@ def show_results(
     for name, part in settings(summary).items():
         rows = results_table(part).reset_index()
         seeds = part["seed"].nunique()
-        table = Table(
-            title=escape(f"{name}: test accuracy (%), {len(part)} runs, seeds: {seeds}"),
-            title_justify="left",
-            box=SIMPLE,
-        )
+        counted = f"{len(part)} run{'s' * (len(part) > 1)}, seeds: {seeds}"
+        console.print(f"{escape(name)}: test accuracy (%), {counted}", soft_wrap=True)
+        table = Table(box=SIMPLE)
         for column in rows:
             table.add_column(escape(str(column)), no_wrap=True)
         for row in rows.itertuples(index=False):
