@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.pruning import ntk_sap, prospr, scores
+from common.pruning.precision import full_float32
 
 
 @dataclass(frozen=True)
 class Method:
     """How a network is pruned.
 
-    score: what a weight is worth.
+    score: what a weight is worth; whatever it computes, it does so in `full_float32`.
     iterations: rounds of scoring and pruning; schedule: densities on the way (`exponential`,
     `linear`); scope: `global` or a distribution (`uniform`, `erk`, `smart_ratio`).
     revive: whether a later round may bring a pruned weight back.
@@ -32,6 +33,10 @@ class Method:
     images_per_class: int = 0
     training_batches: int = 0
     needs_shape: bool = False
+
+    def __post_init__(self) -> None:
+        # Here, so that nobody who writes a score need think of it.
+        object.__setattr__(self, "score", full_float32()(self.score))
 
     @property
     def needs_images(self) -> bool:

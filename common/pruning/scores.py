@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from common.pruning import memory
 from common.pruning.parameters import functional_call, prunable
+from common.pruning.precision import full_float32
 
 Scores = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -174,6 +175,7 @@ def _square(p: Tensor) -> Tensor:
     return p.double().square()
 
 
+@full_float32()
 def loss_gradients(
     model: nn.Module, batches: Sequence[Batch], temperature: float = 1.0
 ) -> dict[str, Tensor]:
