@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -41,6 +42,7 @@ def examine(root: Path, data_dir: str | None = None) -> list[Finding]:
         *_gpus(),
         *_precision(),
         *_kernel(),
+        _code(),
         _disk(root),
         *(_data(name, data_dir) for name in DATASETS),
     ]
@@ -95,6 +97,18 @@ def _kernel() -> Iterator[Finding]:
         yield Finding("kernel", f"python3 ({spec.display_name})")
     except NoSuchKernel:
         yield Finding("kernel", "no Jupyter kernel python3; pip install ipykernel", fatal=True)
+
+
+def _code() -> Finding:
+    try:
+        version = environment.code_version()
+    except ConfigurationError as error:
+        return Finding("code", str(error), fatal=True)
+    if version == "unknown":
+        advice = f"name the commit in {environment.CODE_VERSION} to be able to publish its results"
+        return Finding("code", f"unknown version, a tree without git; {advice}")
+    told = os.environ.get(environment.CODE_VERSION)
+    return Finding("code", f"{version}{f', from {environment.CODE_VERSION}' if told else ''}")
 
 
 def _disk(root: Path) -> Finding:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from common import models
+from common.base import environment
 from common.base.errors import unknown
 from common.base.paths import workplace
 from common.datasets import DATASETS
@@ -147,6 +148,7 @@ def configure(
     parameters, if it has any. Neither data nor device is touched. Raises ConfigurationError naming
     the parameter, its value and the choices.
     """
+    environment.code_version()  # a result that could not say it would be worth nothing
     base = protocols.find(text(protocol, DEFAULT_PROTOCOL))
     variant = text(variant, "")
     registry.find(method, variant)
