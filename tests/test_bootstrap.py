@@ -157,6 +157,56 @@ def test_requirements_are_lower_bounds_that_leave_an_images_torch():
     assert f"torch=={metadata.version('torch')}" in pinned
 
 
+# Colab's image of August 2026: what it runs on.
+COLAB = {
+    **{"ipykernel": "6.17.1", "ipywidgets": "7.7.1", "jupyter_client": "7.4.9"},
+    **{"ipython": "7.34.0", "traitlets": "5.7.1", "notebook": "6.5.7"},
+}
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """This Python with Colab's front end; `colab(name=version)`: with these as well, None: not
+    there."""
+    installed, original = dict(COLAB), metadata.version
+
+    def version(name):
+        found = installed[name.lower()] if name.lower() in installed else original(name)
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    installed["jupyterlab"] = None
+    monkeypatch.setattr(metadata, "version", version)
+    return lambda **more: installed.update(more)
+
+
+def test_nothing_of_colabs_front_end_is_installed_or_replaced(colab):
+    wanted, pinned = bootstrap.missing()
+    assert wanted == []
+    assert {f"{name}=={version}" for name, version in COLAB.items()} <= set(pinned)
+    assert not any(line.startswith("jupyterlab") for line in pinned)
+    colab(torchbearer=None, papermill=None)
+    wanted, pinned = bootstrap.missing()
+    assert sorted(line.split(">=")[0] for line in wanted) == ["papermill", "torchbearer"]
+    assert {f"{name}=={version}" for name, version in COLAB.items()} <= set(pinned)
+
+
+@pytest.mark.parametrize("version", [None, "1.0"])
+def test_a_front_end_that_is_old_or_missing_is_left_alone(colab, version):
+    colab(**dict.fromkeys(COLAB, version))
+    wanted, pinned = bootstrap.missing()
+    assert wanted == []
+    assert ("ipykernel==1.0" in pinned) == (version is not None)
+
+
+def test_the_requirements_are_met_by_colabs_image():
+    lines = bootstrap.REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    bounds = dict(line.split("#")[0].strip().split(">=") for line in lines if ">=" in line)
+    for name in COLAB.keys() & bounds.keys():
+        assert not bootstrap._older(COLAB[name], bounds[name]), name
+
+
 # The set-up cell
 
 
