@@ -181,6 +181,20 @@ def _git_version() -> str | None:
         return None
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How images and the weights of convolutions lie in memory on a device.
+
+    channels_last, the quicker one, but on Apple's GPUs: there the backward pass of BatchNorm is
+    wrong or fails on it (pytorch issue 175189).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where float64 is computed of what lies on `device`: there, but Apple's GPUs have none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given; a clock read before would tell nothing."""
     if device.type == "cuda":

@@ -127,7 +127,7 @@ def measurements(
     stream = generator(0, "bench")
     model = models.build(size.model, size.shape, CLASSES)
     initialise(model, "kaiming_normal", "ones", stream)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=environment.memory_format(device))
     count = size.batch_size * size.steps
     channels, height, width = size.shape
     pixels = torch.randint(256, (count, height, width, channels), generator=stream)

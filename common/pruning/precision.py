@@ -1,4 +1,4 @@
-"""Scoring in whole float32.
+"""Scoring in whole float32, and what is summed in float64.
 
 On A100, H100 and their like torch lets cuDNN's convolutions round float32 inputs to TF32's 10 bits,
 and matrix products where a program asks for it. A training bears that. A ranking does not: of the
@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
+
+from common.base import environment
 
 _HAS_PRECISIONS = hasattr(torch.backends.cudnn, "conv")  # from torch 2.9 on
 
@@ -40,6 +42,11 @@ def full_float32() -> Iterator[None]:
             torch.set_float32_matmul_precision(products)
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value
+
+
+def double(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float64, on the CPU where its device has none."""
+    return tensor.to(environment.float64_device(tensor.device)).double()
 
 
 def _settings() -> list:

@@ -76,7 +76,7 @@ class Run(Record):
         spec = self.data.spec
         self.model = models.build(experiment.model, spec.shape, spec.classes)
         self._initialise(self.model, generator(experiment.seed, "initial weights"))
-        self.model.to(self.device, memory_format=torch.channels_last)
+        self.model.to(self.device, memory_format=environment.memory_format(self.device))
         if experiment.pretrain_epochs:
             self._report("pretrain")
             # The beginning of the protocol's training, however long this run's own is.

@@ -65,7 +65,7 @@ class Network:
         self.spec = self.data.spec
         self.module = models.build(setting.model, self.spec.shape, self.spec.classes)
         self.initialise(self.module, generator(seed, "initial weights"))
-        self.module.to(self.device, memory_format=torch.channels_last)
+        self.module.to(self.device, memory_format=environment.memory_format(self.device))
         self._state = {name: t.clone() for name, t in self.module.state_dict().items()}
 
     def initialise(self, module: nn.Module, stream: torch.Generator) -> None:
