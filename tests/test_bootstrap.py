@@ -157,6 +157,56 @@ def test_requirements_are_lower_bounds_that_leave_an_images_torch():
     assert f"torch=={metadata.version('torch')}" in pinned
 
 
+# Colab's image of August 2026: what it runs on.
+COLAB = {
+    **{"ipykernel": "6.17.1", "ipywidgets": "7.7.1", "jupyter_client": "7.4.9"},
+    **{"ipython": "7.34.0", "traitlets": "5.7.1", "notebook": "6.5.7"},
+}
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """This Python with Colab's front end; `colab(name=version)`: with these as well, None: not
+    there."""
+    installed, original = dict(COLAB), metadata.version
+
+    def version(name):
+        found = installed[name.lower()] if name.lower() in installed else original(name)
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    installed["jupyterlab"] = None
+    monkeypatch.setattr(metadata, "version", version)
+    return lambda **more: installed.update(more)
+
+
+def test_nothing_of_colabs_front_end_is_installed_or_replaced(colab):
+    wanted, pinned = bootstrap.missing()
+    assert wanted == []
+    assert {f"{name}=={version}" for name, version in COLAB.items()} <= set(pinned)
+    assert not any(line.startswith("jupyterlab") for line in pinned)
+    colab(torchbearer=None, papermill=None)
+    wanted, pinned = bootstrap.missing()
+    assert sorted(line.split(">=")[0] for line in wanted) == ["papermill", "torchbearer"]
+    assert {f"{name}=={version}" for name, version in COLAB.items()} <= set(pinned)
+
+
+@pytest.mark.parametrize("version", [None, "1.0"])
+def test_a_front_end_that_is_old_or_missing_is_left_alone(colab, version):
+    colab(**dict.fromkeys(COLAB, version))
+    wanted, pinned = bootstrap.missing()
+    assert wanted == []
+    assert ("ipykernel==1.0" in pinned) == (version is not None)
+
+
+def test_the_requirements_are_met_by_colabs_image():
+    lines = bootstrap.REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    bounds = dict(line.split("#")[0].strip().split(">=") for line in lines if ">=" in line)
+    for name in COLAB.keys() & bounds.keys():
+        assert not bootstrap._older(COLAB[name], bounds[name]), name
+
+
 # The set-up cell
 
 
@@ -182,9 +232,9 @@ def suite(tmp_path):
     """Makes a stand-in for the suite in a folder; it says where it was found."""
 
     def make(folder):
-        (folder / "common").mkdir(parents=True)
-        (folder / "common" / "__init__.py").touch()
-        (folder / "common" / "bootstrap.py").write_text(
+        (folder / "common" / "base").mkdir(parents=True)
+        (folder / "common" / "base" / "__init__.py").touch()
+        (folder / "common" / "base" / "bootstrap.py").write_text(
             "def prepare():\n    print('prepared', __file__)\n"
         )
         return folder
@@ -199,7 +249,7 @@ def test_the_suite_is_found_among_the_attached(suite, tmp_path, place):
     (tmp_path / "input" / "images" / "common").mkdir(parents=True)  # someone else's folder
     home = suite(tmp_path / "input" / place)
     done = set_up(tmp_path / "working", kaggle=tmp_path / "input")
-    assert done.stdout.strip() == f"prepared {home / 'common' / 'bootstrap.py'}"
+    assert done.stdout.strip() == f"prepared {home / 'common' / 'base' / 'bootstrap.py'}"
     assert list((tmp_path / "working").iterdir()) == [], "nothing was cloned"
 
 
@@ -210,7 +260,9 @@ def test_the_suite_is_cloned_once_and_then_reused(suite, tmp_path):
         subprocess.run([*git, *command], cwd=home, check=True)
     for address in (f"file://{home}", f"file://{tmp_path}/gone"):
         done = set_up(tmp_path / "working", home=address)
-        place = tmp_path / "working" / "pruning-at-initialization" / "common" / "bootstrap.py"
+        place = (
+            tmp_path / "working" / "pruning-at-initialization" / "common" / "base" / "bootstrap.py"
+        )
         assert done.stdout.strip() == f"prepared {place}", done.stderr
 
 

@@ -18,9 +18,11 @@ from IPython.utils.capture import capture_output as io_capture
 
 import trials.__main__ as cli
 from common import datasets, models, pruning
+from common.base import version
 from common.base.errors import ConfigurationError
 from common.base.paths import ROOT
-from common.commands import compare
+from common.base.version import code_version
+from common.commands import compare, doctor
 from common.results import run_folder
 from common.results.schema import EPOCHS, LAYERS, SUMMARY
 from common.runs.experiment import PARAMETERS, from_notebook
@@ -310,6 +312,29 @@ def test_doctor_says_what_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "file").write_text("")
     assert call("doctor", "--results", tmp_path / "file") == 1
     assert "cannot be written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "says"),
+    [
+        ("", 0, "unknown version, a tree without git; name the commit in TRIALS_CODE_VERSION"),
+        ("0123abc", 0, "0123abc, from TRIALS_CODE_VERSION"),
+        ("main", 1, "TRIALS_CODE_VERSION='main' is no commit"),
+    ],
+)
+def test_doctor_says_of_which_commit_results_would_be(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    told: str,
+    status: int,
+    says: str,
+) -> None:
+    monkeypatch.setattr(version, "ROOT", tmp_path)
+    monkeypatch.setattr(doctor, "code_version", code_version.__wrapped__)
+    monkeypatch.setenv("TRIALS_CODE_VERSION", told)
+    assert call("doctor", "--results", tmp_path) == status
+    assert says in capsys.readouterr().out
 
 
 def test_doctor_finds_a_folder_of_broken_data(

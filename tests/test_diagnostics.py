@@ -297,6 +297,15 @@ def test_flow_through_units_counts_positions_behind_a_flattened_map():
     ]
 
 
+def test_paths_are_followed_on_the_cpu_wherever_the_model_is(network):
+    """A convolution of zeros is zero there, which GPUs' libraries do not promise."""
+    model = network("small_vgg", (1, 8, 8))
+    masks = random_masks(model, 0.05)
+    expected = effective_masks(model, masks, (1, 8, 8))
+    assert any((masks[name] & ~mask).any() for name, mask in expected.items())
+    assert_equal_masks(effective_masks(model.to("meta"), masks, (1, 8, 8)), expected)
+
+
 def test_gradient_norm():
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
     images, labels = torch.randn(8, 6).double(), torch.arange(8) % 4

@@ -10,10 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from common.base import environment
+from common.base import version
 from common.base.errors import ConfigurationError
+from common.base.version import code_version
 from common.results import run_folder
 from common.results.schema import EPOCHS, EXACT, LAYERS, SUMMARY
+from common.runs import experiment
+from common.runs.experiment import configure
 
 # The contract's columns, once more.
 CONTRACT = {
@@ -151,9 +154,9 @@ def test_the_code_version_is_the_commit_and_marks_changed_code(
         )
         return done.stdout.strip()
 
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    version = environment.code_version.__wrapped__  # not the cache
-    assert version() == "unknown"
+    monkeypatch.setattr(version, "ROOT", tmp_path)
+    version_now = code_version.__wrapped__  # not the cache
+    assert version_now() == "unknown"
     for name in ("common/a.py", "trials/grasp/grasp.ipynb", "trials/grasp/rendered.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("one")
@@ -163,9 +166,69 @@ def test_the_code_version_is_the_commit_and_marks_changed_code(
     commit = git("rev-parse", "--short=12", "HEAD")
     (tmp_path / "README.md").write_text("no code")
     (tmp_path / "trials/grasp/rendered.ipynb").write_text("executed")
-    assert version() == commit
+    assert version_now() == commit
     (tmp_path / "trials/grasp/grasp.ipynb").write_text("two")
-    assert version() == f"{commit}+"
+    assert version_now() == f"{commit}+"
     git("checkout", "trials/grasp/grasp.ipynb")
     (tmp_path / "common/b.py").write_text("new")
-    assert version() == f"{commit}+"
+    assert version_now() == f"{commit}+"
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The code is a copy in a folder of someone's repository, which ignores it."""
+    home, copy = tmp_path / "home", tmp_path / "home" / "copy"
+    copy.mkdir(parents=True)
+    (home / ".gitignore").write_text("copy\n")
+    (copy / "common").mkdir()
+    who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "theirs"]):
+        subprocess.run(["git", *who, *command], cwd=home, check=True)
+    monkeypatch.setattr(version, "ROOT", copy)
+    monkeypatch.delenv("TRIALS_CODE_VERSION", raising=False)
+    return copy
+
+
+def test_another_repositorys_commit_is_not_the_code_version(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version_now = code_version.__wrapped__
+    assert version_now() == "unknown"
+    monkeypatch.setenv("GIT_DIR", str(copied.parent / ".git"))
+    assert version_now() == "unknown"
+    # As above with a repository of its own: a hook of the outer one has GIT_DIR set.
+    monkeypatch.delenv("GIT_DIR")
+    own = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run([*own, "init", "--quiet"], cwd=copied, check=True)
+    subprocess.run(
+        [*own, "commit", "--quiet", "--allow-empty", "-m", "ours"], cwd=copied, check=True
+    )
+    expected = version_now()
+    assert len(expected) == 12
+    monkeypatch.setenv("GIT_DIR", str(copied.parent / ".git"))
+    assert version_now() == expected
+    monkeypatch.setenv("TRIALS_CODE_VERSION", expected[:7])
+    assert version_now() == expected
+    monkeypatch.setenv("TRIALS_CODE_VERSION", "0123456")
+    with pytest.raises(ConfigurationError, match=f"but .* is at commit {expected}"):
+        version_now()
+
+
+@pytest.mark.usefixtures("copied")
+def test_the_environment_names_the_commit_of_a_tree_without_git(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version_now = code_version.__wrapped__
+    for commit in ("0123abc", "0123456789abcdef0123456789abcdef01234567"):
+        monkeypatch.setenv("TRIALS_CODE_VERSION", commit)
+        assert version_now() == commit
+    for wrong in ("main", "0123ABC", "012345", "0" * 41, "0123abc+", "0123abc\n"):
+        monkeypatch.setenv("TRIALS_CODE_VERSION", wrong)
+        with pytest.raises(ConfigurationError) as caught:
+            version_now()
+        assert str(caught.value).startswith(f"TRIALS_CODE_VERSION={wrong!r} is no commit: give")
+        monkeypatch.setattr(experiment, "code_version", version_now)
+        with pytest.raises(ConfigurationError, match="is no commit"):
+            configure("magnitude")
+    monkeypatch.setenv("TRIALS_CODE_VERSION", "")
+    assert version_now() == "unknown"

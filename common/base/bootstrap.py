@@ -20,7 +20,11 @@ KAGGLE = Path("/kaggle/input")  # where Kaggle attaches data sets; nothing can b
 DEPTH = 4  # folders below it that are searched: datasets/<owner>/<name>/<folder>
 # The image's own torch is built for its GPU: any version of it stays.
 KEPT = {"torch", "torchvision"}
-FRONT_END = "jupyterlab"  # a hosted machine has its own
+# A hosted machine has its own, and runs on it: to replace it would end the session.
+FRONT_END = (
+    *("ipykernel", "ipywidgets", "jupyterlab", "jupyter_client", "ipython", "traitlets"),
+    "notebook",
+)
 
 
 def prepare() -> None:
@@ -67,8 +71,9 @@ def install_missing(requirements: Path = REQUIREMENTS) -> None:
 
 def missing(requirements: Path = REQUIREMENTS) -> tuple[list[str], list[str]]:
     """The requirements that are not met (`name>=version`), and those that are, pinned as they are
-    (`name==version`), so that installing the former moves none of the latter."""
-    wanted, pinned = [], []
+    (`name==version`), so that installing the former moves none of the latter. The front end is
+    never among the former, and pinned where it is there."""
+    wanted, pinned = [], [f"{name}=={there}" for name in FRONT_END if (there := _installed(name))]
     for name, least, version in _requirements(requirements):
         if version and (name in KEPT or not _older(version, least)):
             pinned.append(f"{name}=={version}")
@@ -100,7 +105,7 @@ def _requirements(path: Path) -> Iterator[tuple[str, str, str | None]]:
         return
     for line in path.read_text(encoding="utf-8").splitlines():
         match = re.match(r"([A-Za-z0-9_.-]+)>=([0-9.]+)", line)
-        if match and match[1] != FRONT_END:
+        if match and match[1].lower() not in FRONT_END:
             yield match[1], match[2], _installed(match[1])
 
 

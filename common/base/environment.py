@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -15,7 +12,6 @@ from pathlib import Path
 import torch
 
 from common.base.errors import ConfigurationError
-from common.base.paths import ROOT
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PACKAGES = ("torch", "torchvision", "torchbearer", "numpy", "pandas", "papermill")
@@ -123,26 +119,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-@functools.cache
-def code_version() -> str:
-    """The commit of this code, with `+` if the code has uncommitted changes (executed copies of
-    notebooks are none); `unknown` without git."""
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How images and the weights of convolutions lie in memory on a device.
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        ).stdout.strip()
+    channels_last, the quicker one, but on Apple's GPUs: there the backward pass of BatchNorm is
+    wrong or fails on it (pytorch issue 175189).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        code = ("common", "trials", ":(exclude)trials/*/rendered.ipynb")
-        return commit + ("+" if git("status", "--porcelain", "--", *code) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where float64 is computed of what lies on `device`: there, but Apple's GPUs have none."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def synchronize(device: torch.device) -> None:

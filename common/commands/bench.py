@@ -26,6 +26,7 @@ from common.base import environment
 from common.base.errors import unknown
 from common.base.files import make_writable
 from common.base.seeding import generator
+from common.base.version import code_version
 from common.datasets import Loader
 from common.models.initialisation import initialise
 from common.pruning import find, prunable
@@ -92,7 +93,7 @@ def run(
         "device": environment.hardware(on),
         "precision": precision,
         "torch_version": torch.__version__,
-        "code_version": environment.code_version(),
+        "code_version": code_version(),
         "started_at": started.isoformat(timespec="seconds"),
     }
     rows = []
@@ -128,7 +129,7 @@ def measurements(
     stream = generator(0, "bench")
     model = models.build(size.model, size.shape, CLASSES)
     initialise(model, "kaiming_normal", "ones", stream)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=environment.memory_format(device))
     count = size.batch_size * size.steps
     channels, height, width = size.shape
     pixels = torch.randint(256, (count, height, width, channels), generator=stream)

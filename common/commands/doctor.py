@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -16,6 +17,7 @@ from rich.markup import escape
 from common.base import environment
 from common.base.errors import ConfigurationError
 from common.base.files import make_writable
+from common.base.version import CODE_VERSION, code_version
 from common.datasets import DATASETS, SOURCES, folders
 from common.sweep.slots import cores
 
@@ -41,6 +43,7 @@ def examine(root: Path, data_dir: str | None = None) -> list[Finding]:
         *_gpus(),
         *_precision(),
         *_kernel(),
+        _code(),
         _disk(root),
         *(_data(name, data_dir) for name in DATASETS),
     ]
@@ -95,6 +98,18 @@ def _kernel() -> Iterator[Finding]:
         yield Finding("kernel", f"python3 ({spec.display_name})")
     except NoSuchKernel:
         yield Finding("kernel", "no Jupyter kernel python3; pip install ipykernel", fatal=True)
+
+
+def _code() -> Finding:
+    try:
+        version = code_version()
+    except ConfigurationError as error:
+        return Finding("code", str(error), fatal=True)
+    if version == "unknown":
+        advice = f"name the commit in {CODE_VERSION} to be able to publish its results"
+        return Finding("code", f"unknown version, a tree without git; {advice}")
+    told = os.environ.get(CODE_VERSION)
+    return Finding("code", f"{version}{f', from {CODE_VERSION}' if told else ''}")
 
 
 def _disk(root: Path) -> Finding:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from common.base import environment
 from common.base.errors import ConfigurationError, unknown
 from common.base.seeding import generator
 
@@ -23,8 +24,8 @@ PADDING = 4  # pixels on every side; He et al., 1512.03385, section 4.2
 class Loader:
     """Iterable over the batches of one epoch: pairs (x, y) on the images' device.
 
-    x: float32 (B, C, H, W) in channels_last memory, normalised with `mean` and `std`; y: int64
-    (B,). The last batch holds what is left.
+    x: float32 (B, C, H, W) in its device's memory format, normalised with `mean` and `std`;
+    y: int64 (B,). The last batch holds what is left.
 
     With a `seed` (training) every epoch has a new order, and with `augment="flip_crop"` new
     horizontal flips and new crops from the image zero-padded by 4 pixels. All of an epoch's choices
@@ -110,9 +111,13 @@ class Loader:
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (B, H, W, C) to float32 (B, C, H, W), channels_last: (pixel/255 - mean) / std."""
+    """uint8 (B, H, W, C) to float32 (B, C, H, W), (pixel/255 - mean) / std, in the device's memory
+    format."""
     scale = 1 / (255 * std)
-    return images.float().mul_(scale).sub_(mean / std).permute(0, 3, 1, 2)
+    x = images.float().mul_(scale).sub_(mean / std).permute(0, 3, 1, 2)
+    layout = environment.memory_format(x.device)
+    # A copy: of one channel both layouts are the same, but the strides would say channels_last.
+    return x if layout is torch.channels_last else x.clone(memory_format=layout)
 
 
 def scoring_batch(
@@ -137,5 +142,6 @@ def scoring_batch(
     chosen = [order[shuffled == label][:per_class] for label in range(dataset.spec.classes)]
     # (per_class, classes): one of each class before the second of any.
     where = torch.stack(chosen, dim=1).flatten().to(dataset.train_images.device)
-    x = normalise(dataset.train_images[where], dataset.mean, dataset.std)
-    return x.to(device), dataset.train_labels[where].to(device)
+    moments = dataset.mean.to(device), dataset.std.to(device)
+    x = normalise(dataset.train_images[where].to(device), *moments)
+    return x, dataset.train_labels[where].to(device)

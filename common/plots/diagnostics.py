@@ -52,7 +52,7 @@ def concentration(
     scores, masks: {parameter name: tensor}. The line marks what the masks keep: exactly, since only
     the curve is drawn from a sample of large networks.
     """
-    flat = torch.cat([score.detach().abs().flatten().double().cpu() for score in scores.values()])
+    flat = torch.cat([score.detach().abs().flatten().cpu().double() for score in scores.values()])
     kept = torch.cat([masks[name].flatten().cpu() for name in scores])
     share, held = float(kept.double().mean()), float(flat[kept].sum() / flat.sum())
     sample = flat[:: max(1, len(flat) // SAMPLE)].sort(descending=True).values.numpy()

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from common.pruning.masks import Masks
 from common.pruning.parameters import functional_call, prunable_modules
+from common.pruning.precision import double
 from common.pruning.scores import Batch, in_mode, loss_gradients
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
@@ -65,30 +66,34 @@ def effective_masks(model: nn.Module, masks: Masks, shape: Sequence[int]) -> Mas
     Nothing of the input reaches the output through the others (Vysogorets and Kempe 2023); a bias
     is no input. The network runs once on booleans: a layer's output is 1 where a path from the
     input arrives, and the backward pass is 1 where a path to the output leaves, so nothing
-    overflows at any depth. Maximum pooling, as a module, passes any path of its window. Needs
-    layers that keep 0 and keep positive values positive (ReLU and BatchNorm; not attention).
+    overflows at any depth. It does so on the CPU, where a convolution of zeros is zero: cuDNN's may
+    be noise (pytorch issue 35655), which would be a path. Maximum pooling, as a module, passes any
+    path of its window. Needs layers that keep 0 and keep positive values positive (ReLU and
+    BatchNorm; not attention).
     """
     modules = prunable_modules(model)
-    boolean = {name: masks[name].float() for name in modules}
+    boolean = {name: masks[name].float().cpu() for name in modules}
     leaves = {name: mask.requires_grad_() for name, mask in boolean.items()}
     tensors: dict[str, Tensor] = {}
     for name, tensor in _tensors(model):
         # No bias starts a path, and normalisation passes what it gets.
         neutral = torch.ones_like if name.endswith(("running_var", "weight")) else torch.zeros_like
-        tensors[name] = leaves.get(name, neutral(tensor))
+        tensors[name] = leaves.get(name, neutral(tensor, device="cpu"))
     hooks: list[tuple[nn.Module, Hook]] = []
     for module in model.modules():
         if isinstance(module, (nn.MaxPool1d, nn.MaxPool2d)):
             hooks.append((module, _average_in_place_of_maximum))
         elif any(True for _ in module.parameters(recurse=False)):
             hooks.append((module, lambda module, inputs, output: _Path.apply(output)))
-    device = next(iter(leaves.values())).device
     with in_mode(model, training=False), _hooked(hooks), torch.enable_grad():
-        output = functional_call(model, (tensors,), (torch.ones(1, *shape, device=device),))
+        output = functional_call(model, (tensors,), (torch.ones(1, *shape),))
         gradients = torch.autograd.grad(
             output.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-    return {n: masks[n] & (g > 0) for n, g in zip(leaves, gradients, strict=True)}
+    return {
+        name: masks[name] & (gradient > 0).to(masks[name].device)
+        for name, gradient in zip(leaves, gradients, strict=True)
+    }
 
 
 def flow_through_units(
@@ -117,7 +122,7 @@ def gradient_norm(
     `masks` keep; what GraSP sets out to preserve (Wang et al. 2020, eq. 6)."""
     gradients = loss_gradients(model, batches, temperature)
     kept = (g if masks is None else g[masks[name]] for name, g in gradients.items())
-    return sum(float(g.double().square().sum()) for g in kept)
+    return sum(float(double(g).square().sum()) for g in kept)
 
 
 class _Path(torch.autograd.Function):

@@ -6,13 +6,16 @@ Adding one: write its score (scores.py, or a file of its own), add a line here, 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.base import deferred
 
 if TYPE_CHECKING:
-    from common.pruning.scores import ScoreFunction
+    from torch import nn
+
+    from common.pruning.scores import Context, ScoreFunction, Scores
 
 scores = deferred.Module("common.pruning.scores")
 ntk_sap = deferred.Module("common.pruning.ntk_sap")
@@ -25,7 +28,7 @@ PROSPR_STEPS = 3  # a batch for each of them and one for the loss; sources in pr
 class Method:
     """How a network is pruned.
 
-    score: what a weight is worth.
+    score: what a weight is worth; whatever it computes, it does so in `full_float32`.
     iterations: rounds of scoring and pruning; schedule: densities on the way (`exponential`,
     `linear`); scope: `global` or a distribution (`uniform`, `erk`, `smart_ratio`).
     revive: whether a later round may bring a pruned weight back.
@@ -43,10 +46,25 @@ class Method:
     training_batches: int = 0
     needs_shape: bool = False
 
+    def __post_init__(self) -> None:
+        # Here, so that nobody who writes a score need think of it.
+        object.__setattr__(self, "score", _in_full_float32(self.score))
+
     @property
     def needs_images(self) -> bool:
         """Whether it scores on images and labels."""
         return bool(self.images_per_class or self.training_batches)
+
+
+def _in_full_float32(score: ScoreFunction) -> ScoreFunction:
+    @functools.wraps(score, assigned=("__name__",))
+    def scored(model: nn.Module, context: Context) -> Scores:
+        from common.pruning.precision import full_float32
+
+        with full_float32():
+            return score(model, context)
+
+    return scored
 
 
 # Method -> variant -> Method; "" is the method as published.

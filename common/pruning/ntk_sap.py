@@ -44,6 +44,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.base.errors import ConfigurationError
 from common.pruning.masks import Masks
 from common.pruning.parameters import functional_call, prunable
+from common.pruning.precision import double, full_float32
 from common.pruning.scores import Context, Scores
 
 EPSILON = 0.01
@@ -119,6 +120,7 @@ def output_change(
     return (before - after).square().sum()
 
 
+@full_float32()
 def ntk_trace(
     model: nn.Module, context: Context, masks: Masks, passes: int = PASSES
 ) -> dict[str, float]:
@@ -140,7 +142,7 @@ def ntk_trace(
             outputs, list(weights.values()), signs, allow_unused=True, materialize_grads=True
         )
         for (name, mask), gradient in zip(masks.items(), gradients, strict=True):
-            trace[name] += float(gradient[mask].double().square().sum())
+            trace[name] += float(double(gradient[mask]).square().sum())
     return {name: value / (context.inputs * passes) for name, value in trace.items()}
 
 

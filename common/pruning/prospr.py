@@ -41,6 +41,7 @@ from torch.nn import functional as F
 from common.pruning.masks import Masks
 from common.pruning.methods import PROSPR_STEPS as STEPS
 from common.pruning.parameters import functional_call, prunable
+from common.pruning.precision import full_float32
 from common.pruning.scores import Batch, Context, Scores, as_in_training
 
 LEARNING_RATE = 0.5
@@ -89,6 +90,7 @@ def training(
         w = {name: w[name] - LEARNING_RATE * v[name] for name in w}
 
 
+@full_float32()
 def _gradient(
     model: nn.Module,
     parameters: Parameters,

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.base import environment
 from common.pruning import memory
 from common.pruning.parameters import functional_call, prunable
+from common.pruning.precision import full_float32
 
 Scores = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -133,7 +135,7 @@ def synaptic_flow(
     its conservation. On Apple's GPUs, which have no float64, the CPU does it and keeps the scores.
     """
     device = next(model.parameters()).device
-    on = torch.device("cpu") if device.type == "mps" else device
+    on = environment.float64_device(device)
     named = dict(model.named_parameters())
     held = {} if workspace is None else workspace
     for name, p in named.items():
@@ -174,6 +176,7 @@ def _square(p: Tensor) -> Tensor:
     return p.double().square()
 
 
+@full_float32()
 def loss_gradients(
     model: nn.Module, batches: Sequence[Batch], temperature: float = 1.0
 ) -> dict[str, Tensor]:

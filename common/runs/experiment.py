@@ -11,6 +11,7 @@ from pathlib import Path
 from common import models
 from common.base.errors import unknown
 from common.base.paths import default_results
+from common.base.version import code_version
 from common.datasets import DATASETS
 from common.pruning import ablations, check_sparsity
 from common.runs import registry
@@ -148,6 +149,7 @@ def configure(
     parameters, if it has any. Neither data nor device is touched. Raises ConfigurationError naming
     the parameter, its value and the choices.
     """
+    code_version()  # a result that could not say it would be worth nothing
     base = protocols.find(text(protocol, DEFAULT_PROTOCOL))
     variant = text(variant, "")
     registry.find(method, variant)

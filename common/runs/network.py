@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common import datasets, models
+from common.base import environment
 from common.base.seeding import generator
 from common.models.initialisation import initialise
 from common.pruning import Method
@@ -46,7 +47,7 @@ class Network:
         spec = self.data.spec
         module = models.build(self.model, spec.shape, spec.classes)
         self.initialise(module, generator(self.seed, "initial weights"))
-        return module.to(self.device, memory_format=torch.channels_last)
+        return module.to(self.device, memory_format=environment.memory_format(self.device))
 
     def initialise(self, module: nn.Module, stream: torch.Generator) -> None:
         """Draw all weights of `module` from `stream`, as the protocol says."""

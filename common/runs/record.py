@@ -12,6 +12,7 @@ from torch import nn
 
 from common.base import environment
 from common.base.paths import ROOT
+from common.base.version import code_version
 from common.datasets import Dataset
 from common.pruning import Masks, keep_count, kept, prunable
 from common.pruning.parameters import prunable_modules
@@ -65,7 +66,7 @@ def provenance(experiment: Experiment, conditions: Conditions) -> dict[str, obje
         "device": environment.hardware(conditions.device),
         "precision": conditions.precision,
         "versions": environment.versions(),
-        "code_version": environment.code_version(),
+        "code_version": code_version(),
         "started_at": conditions.started_at,
     }
 
@@ -135,7 +136,7 @@ def summary(
         "device": environment.hardware(conditions.device),
         "precision": conditions.precision,
         "torch_version": torch.__version__,
-        "code_version": environment.code_version(),
+        "code_version": code_version(),
         "started_at": conditions.started_at,
     }
 

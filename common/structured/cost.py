@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from common.base.environment import synchronize
+from common.base import environment
 from common.pruning.diagnostics import multiply_adds
 from common.pruning.parameters import prunable
 from common.pruning.scores import in_mode
@@ -44,7 +44,7 @@ def size(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
 
 def copies(models: Mapping[str, nn.Module], device: torch.device) -> dict[str, nn.Module]:
     """The models on a device, in the memory layout that is quickest there."""
-    layout = torch.channels_last
+    layout = environment.memory_format(device)
     return {n: copy.deepcopy(m).to(device, memory_format=layout) for n, m in models.items()}
 
 
@@ -57,7 +57,9 @@ def latency(
     The networks, which are on the device, take turns, 5 to 50 times within some 5 seconds. What
     counts is each one's quickest pass: whatever else the machine does only adds to it.
     """
-    images = torch.zeros(batch, *shape, device=device).to(memory_format=torch.channels_last)
+    images = torch.zeros(batch, *shape, device=device).to(
+        memory_format=environment.memory_format(device)
+    )
     times: dict[str, list[float]] = {name: [] for name in models}
     started = time.perf_counter()
     for round_ in range(-2, ROUNDS):  # two to warm up
@@ -65,10 +67,10 @@ def latency(
             break
         for name, model in models.items():
             with in_mode(model, training=False):
-                synchronize(device)
+                environment.synchronize(device)
                 before = time.perf_counter()
                 model(images)
-                synchronize(device)
+                environment.synchronize(device)
             if round_ >= 0:
                 times[name].append(1000 * (time.perf_counter() - before))
     return {name: min(found) for name, found in times.items()}

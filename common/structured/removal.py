@@ -9,6 +9,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from common.base import environment
 from common.pruning.masks import Masks, apply
 from common.pruning.parameters import prunable
 from common.structured import channels as finding
@@ -131,7 +132,8 @@ def remove(
                 else torch_pruning.prune_linear_out_channels
             )
             graph.get_pruning_group(writer, prune, gone).prune()
-    return small.to(memory_format=torch.channels_last)
+    device = next(small.parameters()).device
+    return small.to(memory_format=environment.memory_format(device))
 
 
 def _best(score: Tensor) -> Tensor:

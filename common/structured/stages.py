@@ -11,6 +11,7 @@ from torchbearer.callbacks import Callback
 
 from common.base import environment
 from common.base.files import write_atomically
+from common.base.version import code_version
 from common.pruning import Masks
 from common.runs import filter_settings
 from common.runs.cache import NetworkCache, copy_state
@@ -90,6 +91,6 @@ class Stages:
             "precision": self.trainer.precision,
             "device": environment.hardware(self.trainer.network.device),
             "torch_version": torch.__version__,
-            "code_version": environment.code_version(),
+            "code_version": code_version(),
         }
         return NetworkCache(run.results_dir / "shared", name, identity)

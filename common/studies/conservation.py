@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.base import environment
 from common.base.errors import ConfigurationError
 from common.base.seeding import generator
 from common.models import MODELS
@@ -134,12 +135,15 @@ def measure_pruned(
 
 def scores_of(network: Network, kind: Kind, images_per_class: int = 1) -> Scores:
     """The scores of a kind in float64: {parameter name: tensor}."""
-    module = copy.deepcopy(network.fresh()).double()
+    device = environment.float64_device(network.device)
+    module = copy.deepcopy(network.fresh()).to(device).double()
     method = find(kind.method)
     if method.images_per_class:
         method = replace(method, images_per_class=images_per_class)
     context = network.context(method)
-    context = replace(context, batches=[(x.double(), y) for x, y in context.batches])
+    context = replace(
+        context, batches=[(x.to(device).double(), y.to(device)) for x, y in context.batches]
+    )
     with pinned_batchnorm(module, kind.batchnorm):
         if kind.method == "SNIP" and kind.signed:
             return _signed_snip(module, context)

@@ -12,6 +12,7 @@ from common.base import environment
 from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
 from common.base.paths import ROOT, default_results
+from common.base.version import code_version
 from common.results.schema import EXACT
 
 COMMITTED = ROOT / "figures" / "results"
@@ -86,7 +87,7 @@ def provenance(device: torch.device) -> dict[str, str]:
     return {
         "device": environment.hardware(device),
         "torch_version": torch.__version__,
-        "code_version": environment.code_version(),
+        "code_version": code_version(),
     }
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.base import environment
 from common.base.errors import ConfigurationError
+from common.base.version import code_version
 from common.pruning import Masks, diagnostics, kept
 from common.results.collected import collect
 from common.training.callbacks import History
@@ -34,7 +34,7 @@ def row(level: int, masks: Masks, history: History, per_epoch: int, skipped: int
         "early_stop_accuracy": stop["test_accuracy"],
         "layers_collapsed": len(diagnostics.collapsed_layers(masks)),
         "train_seconds": history.seconds,
-        "code_version": environment.code_version(),
+        "code_version": code_version(),
     }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torchbearer.callbacks import Callback
 
 from common.base import environment
+from common.base.version import code_version
 from common.pruning import Masks, ablations, keep_count, prunable
 from common.runs import ticket_settings
 from common.runs.cache import NetworkCache, State, copy_state, packed, unpacked
@@ -141,7 +142,7 @@ class Trainings:
             "precision": self.trainer.precision,
             "device": environment.hardware(self.trainer.network.device),
             "torch_version": torch.__version__,
-            "code_version": environment.code_version(),
+            "code_version": code_version(),
         }
 
 
