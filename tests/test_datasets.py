@@ -72,17 +72,29 @@ def cifar(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mnist(tmp_path):
-    """A folder with a tiny MNIST in its true format."""
-    raw = tmp_path / "idx" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
+def mnist(tmp_path, monkeypatch):
+    """A folder with a tiny MNIST and Fashion-MNIST in their true format, of which the checks are
+    told the sizes and checksums."""
+    parent, files = tmp_path / "idx", {}
     for part, count in (("train", 7), ("t10k", 3)):
-        header = np.array([count, 28, 28], ">i4").tobytes()
-        images = bytes([0, 0, 8, 3]) + header + random(count, 28, 28).tobytes()
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(images)
-        labels = bytes([0, 0, 8, 1]) + header[:4] + bytes(range(count))
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
-    return raw.parents[1]
+        files[f"{part}-images-idx3-ubyte"] = idx(random(count, 28, 28))
+        files[f"{part}-labels-idx1-ubyte"] = idx(np.arange(count, dtype=np.uint8))
+    for folder in ("MNIST", "FashionMNIST"):
+        (parent / folder / "raw").mkdir(parents=True)
+        for name, content in files.items():
+            (parent / folder / "raw" / name).write_bytes(content)
+    sizes = {name: (7 if "train" in name else 3, *[28, 28] * ("images" in name)) for name in files}
+    monkeypatch.setattr(sources.Mnist, "sizes", sizes)
+    checksums = {name: md5(content) for name, content in files.items()}
+    monkeypatch.setattr(datasets.SOURCES["mnist"], "checksums", checksums)
+    return parent
+
+
+def idx(values: np.ndarray) -> bytes:
+    """An IDX file of bytes: 0, 0, 8 for bytes, the number of dimensions, each as big-endian."""
+    return (
+        bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes() + values.tobytes()
+    )
 
 
 WNIDS = ["n03", "n01", "n02"]
@@ -314,22 +326,71 @@ def test_a_flipped_byte_or_a_missing_file_in_cifar(cifar, file):
     assert f"{file} is missing" in fails("cifar10", cifar)
 
 
+IMAGES, LABELS = "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 @pytest.mark.parametrize("keep", [0, 3, 10, -1])
-def test_a_truncated_mnist_file(mnist, keep):
-    path = mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
+def test_a_truncated_mnist_file(mnist, keep, name):
+    path = mnist / datasets.SOURCES[name].folder / "raw" / IMAGES
     path.write_bytes(path.read_bytes()[:keep])
-    assert "raw/train-images-idx3-ubyte is damaged" in fails("mnist", mnist)
+    assert f"raw/{IMAGES} is damaged (it is not as long" in fails(name, mnist)
+
+
+@pytest.mark.parametrize("place", [16, 1000, -1])
+def test_a_flipped_byte_in_mnist(mnist, place):
+    path = mnist / "MNIST" / "raw" / IMAGES
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    before = snapshot(mnist)
+    message = fails("mnist", mnist)
+    assert f"raw/{IMAGES} is damaged (its MD5 checksum is not" in message
+    assert str(path.parents[1]) in message
+    assert snapshot(mnist) == before
+    datasets.load("fashion_mnist", mnist)  # its files stand there alone
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "problem"),
+    [
+        (LABELS, np.zeros(2, np.uint8), "2 values, not 3"),
+        (IMAGES, np.zeros((7, 32, 32), np.uint8), "7x32x32 values, not 7x28x28"),
+        (IMAGES, np.zeros(7, np.uint8), "7 values, not 7x28x28"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_other_files_under_the_names_of_mnist(mnist, name, file, values, problem):
+    (mnist / datasets.SOURCES[name].folder / "raw" / file).write_bytes(idx(values))
+    assert f"raw/{file} is another file ({problem})" in fails(name, mnist)
 
 
 def test_incomplete_mnist(mnist):
     raw = mnist / "MNIST" / "raw"
-    (raw / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 5, 5]))
-    assert "different numbers of images and labels" in fails("mnist", mnist)
-    (raw / "t10k-labels-idx1-ubyte").rename(raw / "t10k-labels-idx1-ubyte.gz")
+    (raw / LABELS).rename(raw / f"{LABELS}.gz")
     message = fails("mnist", mnist)
-    assert "raw/t10k-labels-idx1-ubyte is missing" in message
-    assert "t10k-labels-idx1-ubyte.gz" in message
+    assert f"raw/{LABELS} is missing" in message
+    assert f"{LABELS}.gz" in message
     assert "unpacked" in message
+
+
+def test_what_is_known_of_mnists_files():
+    resources = [Path(name).stem for name, _ in torchvision.datasets.MNIST.resources]
+    assert set(sources.MNIST_MD5) == set(sources.IDX_SIZES) == set(resources)
+    for name in ("mnist", "fashion_mnist"):
+        assert sources.IDX_SIZES[IMAGES][1:] == DATASETS[name].shape[1:]
+
+
+@pytest.mark.skipif(
+    "TRIALS_TEST_MNIST" not in os.environ,
+    reason="TRIALS_TEST_MNIST names no folder that holds the real MNIST",
+)
+def test_real_mnist():
+    data = datasets.load("mnist", os.environ["TRIALS_TEST_MNIST"])
+    assert data.train_images.shape == (60_000, 28, 28, 1)
+    assert data.test_labels.bincount().sum() == 10_000
+    # The widely used normalisation of MNIST.
+    assert (float(data.mean), float(data.std)) == pytest.approx((0.1307, 0.3081), abs=5e-5)
 
 
 @pytest.mark.parametrize(

@@ -178,12 +178,13 @@ def test_an_unknown_method():
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10", "tiny_imagenet"])
 def test_a_model_takes_the_data_sets_images_or_says_so(model, dataset):
-    """Sides of 8, 28, 32 and 64: VGGs halve five times, a ResNet-18 three times to 2 x 2."""
+    """Sides of 8, 28, 32 and 64: VGGs halve five times, a ResNet-18 three times to 2 x 2; LeNet-5
+    takes four pixels off and halves, twice."""
     side = {"digits": 8, "mnist": 28, "cifar10": 32, "tiny_imagenet": 64}[dataset]
     if re.fullmatch(r"vgg\d+", model):
         fits = side % 32 == 0
     else:
-        fits = side >= (16 if model.endswith("resnet18") else 8)
+        fits = side >= (16 if model.endswith("resnet18") or model == "lenet5" else 8)
     if fits:
         assert configure("random", dataset=dataset, model=model).model == model
     else:
@@ -236,6 +237,17 @@ def test_the_defaults_of_the_protocols():
     for name in VGG_ON_CIFAR:
         assert (PROTOCOLS[name].dataset, PROTOCOLS[name].model) == ("cifar10", "vgg16")
     assert PROTOCOLS["quick"].augment is None
+
+
+def test_the_protocol_for_mnist_is_what_snips_released_code_does():
+    """Its main.py's defaults. 0.00025 times the sum of all squared weights is its penalty."""
+    hyper = configure("SNIP", protocol="mnist").hyper
+    assert (hyper.dataset, hyper.model, hyper.sparsity) == ("mnist", "lenet5", 0.9)
+    assert (hyper.batch_size, hyper.momentum, hyper.nesterov) == (100, 0, False)
+    assert hyper.weight_decay == 2 * 0.00025
+    assert {hyper.learning_rate_at(epoch) for epoch in range(hyper.epochs)} == {0.1}
+    assert hyper.epochs == math.ceil(10_000 / (60_000 / hyper.batch_size))
+    assert (hyper.init, hyper.augment, hyper.precision) == ("lecun_normal", None, "float32")
 
 
 def test_learning_rates_epoch_by_epoch():

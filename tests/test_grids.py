@@ -150,7 +150,8 @@ def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("quick", 41), ("seed", 81), ("frankle2021", 3610), ("tanaka2020", 732)]
+    ("name", "number"),
+    [("quick", 41), ("seed", 81), ("frankle2021", 3610), ("tanaka2020", 732), ("mnist", 738)],
 )
 def test_the_shipped_grids(tmp_path: Path, name: str, number: int) -> None:
     shipped = grid.find(name, GRIDS, METHODS)

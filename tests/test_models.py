@@ -72,6 +72,10 @@ def test_sizes_worked_out_by_hand():
     assert size("wide_resnet18") == resnet_weights(3, [128, 256, 512, 1024], 2, 10) == 44_643_712
     assert size("lenet_300_100", (1, 28, 28)) == 784 * 300 + 300 * 100 + 100 * 10 == 266_200
     assert size("small_vgg", (1, 8, 8)) == 97_552
+    # The second pooling leaves 4 x 4 of 28 x 28, and 5 x 5 of 32 x 32.
+    filters = 20 * 25 + 50 * 20 * 25
+    assert size("lenet5", (1, 28, 28)) == filters + 50 * 16 * 500 + 500 * 10 == 430_500
+    assert size("lenet5") == 20 * 3 * 25 + 50 * 20 * 25 + 50 * 25 * 500 + 500 * 10
 
 
 def test_convolutions_have_biases_in_vgg_only():
@@ -91,7 +95,7 @@ def test_which_models_fit_which_data_sets():
         sizes = {d for m, d in fits if m == name}
         if name.startswith("vgg"):
             assert sizes == {"cifar10", "cifar100", "tiny_imagenet"}
-        elif name.endswith("resnet18"):
+        elif name.endswith("resnet18") or name == "lenet5":
             assert sizes == set(DATASETS) - {"digits"}
         else:
             assert sizes == set(DATASETS)
@@ -143,6 +147,27 @@ def test_a_model_that_does_not_fit_is_one_clear_error():
     for shape in [(3, 28, 28), (3, 48, 48), (3, 32, 48)]:
         with pytest.raises(ConfigurationError, match="vgg16"):
             build("vgg16", shape, 10)
+
+
+@pytest.mark.parametrize("side", [8, 12, 30])
+def test_lenet5_on_images_it_cannot_take(side):
+    """On 12 x 12 its second convolution would see 4 x 4; 30 x 30 leaves a row over in a pooling."""
+    with pytest.raises(ConfigurationError) as error:
+        check("lenet5", (1, side, side))
+    text = str(error.value)
+    assert f"'lenet5' takes images of 16x16 and up, in multiples of 4, not {side}x{side}" in text
+    assert "data sets for it: mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet;" in text
+
+
+def test_lenet5_is_caffes(network):
+    """A single ReLU, where others put one behind each convolution too."""
+    model = network("lenet5", (1, 28, 28))
+    x = torch.randn(3, 1, 28, 28)
+    maps = nn.functional.max_pool2d(model.conv1(x), 2)
+    maps = nn.functional.max_pool2d(model.conv2(maps), 2)
+    assert maps.shape == (3, 50, 4, 4)
+    expected = model.linear2(model.linear1(maps.flatten(1)).clamp(min=0))
+    assert torch.equal(model(x), expected)
 
 
 def test_an_unknown_model_lists_the_choices():
@@ -268,4 +293,5 @@ def test_unknown_initialisations_list_the_choices():
 def test_names_are_those_that_the_notebooks_offer():
     vggs = {f"vgg{depth}" for depth in (11, 13, 16, 19)}
     resnets = {f"resnet{depth}" for depth in (18, 20, 32, 44, 56, 110)}
-    assert set(MODELS) == vggs | resnets | {"wide_resnet18", "lenet_300_100", "small_vgg"}
+    small = {"lenet_300_100", "lenet5", "small_vgg"}
+    assert set(MODELS) == vggs | resnets | small | {"wide_resnet18"}

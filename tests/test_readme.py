@@ -18,15 +18,23 @@ from common.sweep.grid import load
 from common.training.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "trials/README.md", "trials/grids/README.md", "common/README.md")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(language: str, *names: str) -> list[str]:
+    """The code blocks of some pages, in their order."""
+    return re.findall(rf"```{language}\n(.*?)```", "".join(map(page, names)), re.DOTALL)
 
 
 COMMANDS = [
-    line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines() if line
+    line.split("  #")[0].strip()
+    for block in blocks("bash", *PAGES)
+    for line in block.splitlines()
+    if line
 ]
 
 
@@ -64,12 +72,14 @@ def test_notebook_and_batch_commands_run_in_a_copy(tmp_path):
     assert (tmp_path / "results/quick/figures/accuracy.png").is_file()
 
 
-def test_pruning_in_three_lines():
+@pytest.mark.parametrize("name", ["README.md", "common/README.md"])
+def test_pruning_in_three_lines(name):
+    code = blocks("python", name)[0]
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     images, labels = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     names = {"model": model, "images": images, "labels": labels, "optimizer": optimizer}
-    exec(blocks("python")[0], names)
+    exec(code, names)
     assert int((model[1].weight != 0).sum()) == 64
     assert int(names["masks"]["1.weight"].sum()) == 64
 
@@ -86,11 +96,11 @@ def registries():
 
 @pytest.mark.usefixtures("registries")
 def test_what_the_readme_adds_can_be_run(tmp_path):
-    method, ablation, model = blocks("python")[1:4]
+    method, ablation, model = blocks("python", "common/README.md")[1:4]
     for code in (method, ablation, model):
         exec(code, {})
     experiment = configure(
-        "closest_to_one",
+        "middling",
         variant="in_ten_rounds",
         ablation="mirror",
         model="perceptron",
@@ -105,34 +115,61 @@ def test_what_the_readme_adds_can_be_run(tmp_path):
     assert row["parameters_kept"] == round(0.1 * (64 * 64 + 64 * 10))
 
 
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", [*PAGES, "common/sweep/README.md", "tests/README.md"])
+def test_links_within_the_repository_lead_somewhere(name):
+    path = ROOT / name
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        assert found.exists(), f"{path}: {target}"
+        if anchor:
+            assert anchor in anchors(found.read_text(encoding="utf-8")), f"{path}: {target}"
+
+
 def test_the_grid_in_the_readme_is_a_grid(tmp_path):
     path = tmp_path / "order.yaml"
-    path.write_text(blocks("yaml")[0], encoding="utf-8")
+    path.write_text(blocks("yaml", "trials/grids/README.md")[0], encoding="utf-8")
     assert len(list(load(path, METHODS).runs())) == 9 + 6
 
 
 def test_the_protocol_table_says_what_the_code_does():
     for name, protocol in PROTOCOLS.items():
-        row = re.search(rf"^\| `{name}` \|(.*,.*,.*,.*)$", README, re.MULTILINE)[1]
+        row = re.search(rf"^\| `{name}` \|(.*,.*,.*,.*)$", page("trials/README.md"), re.MULTILINE)[
+            1
+        ]
         assert f"| {protocol.epochs}, {protocol.batch_size} |" in row
-        assert f"| {protocol.learning_rate:g}, wd 1e-4" in row
-        steps = f"x{protocol.gamma:g} at {', '.join(map(str, protocol.milestones))}"
-        assert f"| {steps if protocol.milestones else 'linear to 0'} |" in row
+        decay = f"{protocol.weight_decay:.0e}".replace("e-0", "e-")
+        assert f"| {protocol.learning_rate:g}, wd {decay}" in row
+        milestones = ", ".join(map(str, protocol.milestones))
+        constant = f"x{protocol.gamma:g} at {milestones}" if milestones else "none"
+        schedules = {"steps": constant, "linear": "linear to 0"}
+        assert f"| {schedules[protocol.schedule]} |" in row
         assert ("Nesterov" in row) == protocol.nesterov
+        assert ("no momentum" in row) == (protocol.momentum == 0)
+        assert protocol.momentum in (0, 0.9)
         assert ("U(0,1)" in row) == (protocol.batchnorm == "uniform")
+        assert ("LeCun" in row) == (protocol.init == "lecun_normal")
         assert ("flip, crop" in row) == (protocol.augment == "flip_crop")
-        assert protocol.weight_decay == 1e-4
 
 
 def test_the_method_table_lists_every_variant():
     for method, variants in METHODS.items():
-        row = re.search(rf"^\| `{method}` \|(.*)$", README, re.MULTILINE)[1]
+        row = re.search(rf"^\| `{method}` \|(.*)$", page("trials/README.md"), re.MULTILINE)[1]
         for variant in filter(None, variants):
             assert f"`{variant}`" in row.split("|")[-2]
 
 
 def test_every_line_of_the_fault_list_names_its_test():
-    table = README.partition("What happens when something breaks")[2].partition("\n## ")[0]
+    text = page("trials/grids/README.md")
+    table = text.partition("What happens when something breaks")[2].partition("\n## ")[0]
     lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(lines) >= 15
     for line in lines:

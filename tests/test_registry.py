@@ -56,9 +56,9 @@ def test_options_stand_in_the_name_where_they_are_not_the_default():
     assert run.options == {"steps": 2, "strength": 0.25, "order": "last", "weight_decay": 0.01}
     assert run.all_epochs == 16
     told = "steps-2+strength-0.25+order-last+weight_decay-0.01"
-    assert run.variant_told == told
-    assert configure("made_up", variant="uniform").variant_told == "uniform"
-    assert configure("made_up").variant_told == configure("SNIP").variant_told == ""
+    assert run.variant_label == told
+    assert configure("made_up", variant="uniform").variant_label == "uniform"
+    assert configure("made_up").variant_label == configure("SNIP").variant_label == ""
 
 
 @pytest.mark.usefixtures("trial")
@@ -145,6 +145,7 @@ def test_options_are_told(tmp_path):
     run = Run(configure("made_up", steps=2, epochs=2, device="cpu", results_dir=tmp_path))
     told = run.describe()
     assert (told["steps"], told["weight decay"]) == ("2", "as the protocol has it")
+    run.begin()
     written = json.loads((run.experiment.folder / "run.json").read_text())
     assert configure("made_up", **written["parameters"]) == run.experiment
 
@@ -155,7 +156,9 @@ def test_methods_without_options_are_as_they_were(tmp_path, method):
     experiment = configure(method, epochs=0, device="cpu", results_dir=tmp_path)
     assert experiment.run_id == PLAIN.replace("epochs8", "epochs0")
     assert tuple(experiment.parameters()) == PARAMETERS
-    written = json.loads(json.dumps(Run(experiment).provenance(), default=str))
+    run = Run(experiment)
+    run.begin()
+    written = json.loads((experiment.folder / "run.json").read_text())
     assert " ".join(written) == (
         "run_id method parameters hyperparameters device precision versions code_version started_at"
     )
@@ -172,8 +175,7 @@ def finished(folder, rows, **parameters):
     """A run of the made-up trial that leaves these rows of steps.csv."""
     run = Run(configure("made_up", epochs=3, device="cpu", results_dir=folder, **parameters))
     run.score(), run.prune()
-    run._train = lambda *_: callbacks.History([dict.fromkeys(schema.EPOCHS, 0)] * 2)
-    run.train()
+    run.history = callbacks.History([dict.fromkeys(schema.EPOCHS, 0)] * 2)
     run_folder.write_csv(run.experiment.folder / "steps.csv", rows, STEPS.columns)
     run.save()
     return run.experiment.folder

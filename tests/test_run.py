@@ -159,8 +159,20 @@ def test_a_second_run_moves_the_first_aside(tmp_path):
     assert "moved to" in second.describe()["earlier result"]
 
 
+def test_making_a_run_touches_no_result(tmp_path):
+    """A notebook's configure cell may be run again and again."""
+    done = carry_out(configured(tmp_path, epochs=0)).experiment.folder
+    before = sorted(tmp_path.rglob("*"))
+    for _ in range(2):
+        words = Run(configured(tmp_path, epochs=0, pretrain_epochs=0)).describe()
+        assert words["earlier result"] == "is there, and will be moved aside"
+    assert sorted(tmp_path.rglob("*")) == before
+    assert run_folder.is_done(done)
+
+
 def test_run_json_tells_everything_to_do_it_again(tmp_path):
     run = Run(configured(tmp_path, "SNIP", variant="iterative", epochs=0))
+    run.begin()
     content = json.loads((run.experiment.folder / "run.json").read_text())
     assert content["run_id"] == run.experiment.run_id
     assert tuple(content["parameters"]) == PARAMETERS
@@ -203,7 +215,7 @@ def test_pretraining_is_the_beginning_of_the_protocols_training(tmp_path):
     """Whatever the run's own number of epochs: its weights are those of a dense network after the
     first two of the protocol's eight epochs."""
     dense = Run(configured(tmp_path / "dense", epochs=8))
-    data, hyper = dense.data, dense.experiment.hyper
+    data, hyper = dense.network.data, dense.experiment.hyper
     statistics = (data.mean, data.std, hyper.batch_size)
     loop.train(
         *(dense.model, {}),
@@ -213,6 +225,7 @@ def test_pretraining_is_the_beginning_of_the_protocols_training(tmp_path):
     )
     for epochs in (0, 1, 8):
         run = Run(configured(tmp_path, pretrain_epochs=2, epochs=epochs))
+        run.begin()
         for name, value in dense.model.state_dict().items():
             assert torch.equal(value, run.model.state_dict()[name]), (name, epochs)
     initial = Run(configured(tmp_path / "initial"))

@@ -19,7 +19,7 @@ from rich.console import Console
 from common.base import paths
 from common.base.errors import ConfigurationError
 from common.pruning import kept, masks
-from common.results import reference
+from common.results import reference, run_folder
 from common.results.collected import collect
 from common.results.schema import EXACT, LEVELS
 from common.runs import cache, registry
@@ -79,7 +79,7 @@ def trainings(monkeypatch):
     def noted(model, kept_weights, train_data, test_data, hyper, epochs, precision, **more):
         seen.append(
             {
-                "stage": more["stage"].name if "stage" in more else "again",
+                "stage": more["stage"].name if more["stage"] else "again",
                 "hyper": hyper,
                 "epochs": epochs,
                 "data": train_data,
@@ -213,7 +213,7 @@ def test_weights_are_those_of_that_step(tmp_path, trainings, point):
     # The same training by a plain loop, up to that step.
     plain = TicketRun(configured(tmp_path / "b"))
     optimizer = torch.optim.SGD(plain.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    loader, _ = plain._loaders(plain.experiment.hyper)
+    loader, _ = plain.network.loaders(plain.experiment.batch_size)
     done = 0
     while done < step:
         for images, labels in loader:
@@ -235,7 +235,7 @@ def test_weights_are_those_of_that_step(tmp_path, trainings, point):
 
 def test_retraining_sees_the_batches_after_the_rewinding_point(tmp_path, trainings):
     run = carry_out(configured(tmp_path, rewind_epoch="30it", epochs=3, levels=1))
-    whole, _ = run._loaders(run.experiment.hyper)
+    whole, _ = run.network.loaders(run.experiment.batch_size)
     batches = [labels for _ in range(3) for _, labels in whole]
     again = trainings[1]["data"]
     assert isinstance(again, Remaining)
@@ -484,7 +484,7 @@ def test_a_checkpoint_of_another_level_is_not_continued(tmp_path, monkeypatch):
 
 def test_progress_counts_all_epochs(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(callbacks.results, "report", lambda folder, *what: told.append(what[:3]))
+    monkeypatch.setattr(run_folder, "report", lambda folder, *what: told.append(what[:3]))
     carry_out(configured(tmp_path, rewind_epoch=1))
     trained = [one for one in told if one[0] not in ("score",)]
     assert trained[:3] == [("dense network", epoch, 4) for epoch in (0, 1, 2)]
@@ -538,6 +538,7 @@ def test_what_will_run_in_words_and_in_run_json(tmp_path):
     assert told["rewind epoch"] == "5it: after 5 iterations"
     assert told["init"] == "xavier_normal"
     assert "lenet_300_100, xavier_normal" in told["network"]
+    run.begin()
     written = json.loads((run.experiment.folder / "run.json").read_text())
     assert tuple(written["parameters"]) == (
         *PARAMETERS,
@@ -612,7 +613,7 @@ def test_packing_keeps_every_bit(tmp_path, model, count):
     assert sum(value.numel() for name, value in small.items() if name in run.masks) == count
     assert_same_state(cache.unpacked(small, run.masks), state)
     hyper = dataclasses.asdict(run.experiment.hyper)
-    identity = json.loads((run.shared.folder / "identity.json").read_text())
+    identity = json.loads((run.trainings.cache.folder / "identity.json").read_text())
     assert identity["hyperparameters"]["init"] == hyper["init"]
 
 

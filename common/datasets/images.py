@@ -11,11 +11,11 @@ from torch import Tensor
 
 from common.base.errors import unknown
 from common.datasets import DATASETS, Spec, folders
-from common.datasets.sources import Cifar, Mnist, TinyImageNet, digits
+from common.datasets.sources import MNIST_MD5, Cifar, Mnist, TinyImageNet, digits
 
 # Those that lie in a folder; digits come inside scikit-learn.
 SOURCES: dict[str, folders.Source] = {
-    "mnist": Mnist("MNIST"),
+    "mnist": Mnist("MNIST", MNIST_MD5),
     "fashion_mnist": Mnist("FashionMNIST"),
     "cifar10": Cifar("CIFAR10"),
     "cifar100": Cifar("CIFAR100"),

@@ -12,6 +12,8 @@ A source has
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,21 @@ import numpy as np
 from common.datasets import tiny_imagenet
 
 Part = tuple[np.ndarray, Any]
+
+# Dimensions of the IDX files of MNIST and of Fashion-MNIST, which took its place.
+IDX_SIZES = {
+    "train-images-idx3-ubyte": (60_000, 28, 28),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (10_000,),
+}
+# Of the unpacked files; torchvision knows those of the packed ones only, which need not be there.
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
 
 
 class Torchvision:
@@ -70,23 +87,35 @@ class Cifar(Torchvision):
 
 
 class Mnist(Torchvision):
-    """MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): four IDX files in raw/."""
+    """MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): four IDX files in raw/.
+
+    checksums: MD5 by the file's name, where it is known.
+    """
+
+    sizes: Mapping[str, tuple[int, ...]] = IDX_SIZES
+
+    def __init__(self, kind: str, checksums: Mapping[str, str] | None = None):
+        super().__init__(kind)
+        self.checksums = checksums or {}
 
     @property
     def folder(self) -> str:
         return self.kind
 
     def problem(self, folder: Path) -> str | None:
-        counts = []
-        for name in (Path(name).stem for name, _ in self.dataset.resources):
-            if not (folder / "raw" / name).is_file():
+        from torchvision.datasets.utils import check_integrity
+
+        for name, expected in self.sizes.items():
+            path, md5 = folder / "raw" / name, self.checksums.get(name)
+            if not path.is_file():
                 return f"raw/{name} is missing"
-            count = idx_count(folder / "raw" / name)
-            if count is None:
+            found = idx_sizes(path)
+            if found is None:
                 return f"raw/{name} is damaged (it is not as long as its header says)"
-            counts.append(count)
-        if counts[0] != counts[1] or counts[2] != counts[3]:
-            return f"raw/ holds different numbers of images and labels ({counts})"
+            if found != expected:
+                return f"raw/{name} is another file ({_by(found)} values, not {_by(expected)})"
+            if md5 and not check_integrity(str(path), md5):
+                return f"raw/{name} is damaged (its MD5 checksum is not {md5})"
         return None
 
     def arrays(self, folder: Path) -> tuple[Part, Part]:
@@ -130,8 +159,8 @@ class TinyImageNet:
         return archive_advice(self.url, self.folder, parent)
 
 
-def idx_count(path: Path) -> int | None:
-    """How many items an IDX file holds; None if its length is not what its header says.
+def idx_sizes(path: Path) -> tuple[int, ...] | None:
+    """The dimensions of what an IDX file holds; None if its length is not what its header says.
 
     torchvision, having no checksums for the unpacked files, only asks whether they exist.
     """
@@ -140,8 +169,12 @@ def idx_count(path: Path) -> int | None:
         header = file.read(4 * magic[3]) if len(magic) == 4 else b""
     if not header or len(header) < 4 * magic[3]:
         return None
-    sizes = np.frombuffer(header, ">i4").astype(np.int64)
-    return int(sizes[0]) if path.stat().st_size == 4 + len(header) + sizes.prod() else None
+    sizes = tuple(np.frombuffer(header, ">i4").tolist())
+    return sizes if path.stat().st_size == 4 + len(header) + math.prod(sizes) else None
+
+
+def _by(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def unpack(url: str, md5: str | None, stage: Path, parent: Path) -> None:

@@ -71,6 +71,7 @@ MODELS: dict[str, Architecture] = {
     "resnet18": Architecture(resnet.resnet18, smallest=16),
     "wide_resnet18": Architecture(partial(resnet.resnet18, widening=2), smallest=16),
     "lenet_300_100": Architecture(lenet.lenet_300_100),
+    "lenet5": Architecture(lenet.lenet5, smallest=16, multiple=4),
     "small_vgg": Architecture(vgg.small_vgg, smallest=8),
 }
 

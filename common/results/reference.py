@@ -25,6 +25,7 @@ MODELS = {
     **{f"resnet{depth}": f"ResNet-{depth}" for depth in (18, 20, 32, 44, 56, 110)},
     "wide_resnet18": "WideResNet-18",
     "lenet_300_100": "LeNet-300-100",
+    "lenet5": "LeNet-5",
     "small_vgg": "small VGG",
 }
 METHODS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,10 +11,21 @@ from pathlib import Path
 from common.base.errors import ConfigurationError
 from common.base.files import make_writable, write_atomically
 
+_ADVICE = "choose a results_dir that you may write to"
+
 
 def is_done(folder: Path) -> bool:
     """Whether the run in `folder` is finished: summary.csv is there, which is written last."""
     return (folder / "summary.csv").is_file()
+
+
+def check(folder: Path) -> None:
+    """Raise ConfigurationError unless `folder` could be made and written, as far as can be seen
+    without writing."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        why = "may not be written" if nearest.is_dir() else "is no folder"
+        raise ConfigurationError(f"{folder} cannot be written ({nearest} {why}); {_ADVICE}")
 
 
 def prepare(folder: Path) -> Path | None:
@@ -22,7 +34,6 @@ def prepare(folder: Path) -> Path | None:
     A finished result is moved to `<folder>.<n>` beside it, never overwritten. Raises
     ConfigurationError if the folder cannot be written.
     """
-    advice = "choose a results_dir that you may write to"
     moved = None
     if is_done(folder):
         n = 1
@@ -32,9 +43,9 @@ def prepare(folder: Path) -> Path | None:
             folder.rename(moved)
         except OSError as error:
             raise ConfigurationError(
-                f"{folder} cannot be moved aside ({error.strerror}); {advice}"
+                f"{folder} cannot be moved aside ({error.strerror}); {_ADVICE}"
             ) from error
-    make_writable(folder, advice)
+    make_writable(folder, _ADVICE)
     return moved
 
 

@@ -32,7 +32,7 @@ def digest(identity: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-class Shared:
+class NetworkCache:
     """The networks of one `identity` below `root`; `name` is the readable part of the folder's."""
 
     def __init__(self, root: Path, name: str, identity: Mapping[str, object]) -> None:
@@ -60,7 +60,7 @@ class Shared:
         write_atomically(self.folder / f"{name}.pt", lambda p: p.write_bytes(checksum + whole))
 
     @contextlib.contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator[None]:
         """One process at a time; the others wait, and then find what the first one saved.
 
         The lock ends with its process. Where a file system has no locks, two may compute the same.

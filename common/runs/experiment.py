@@ -95,7 +95,7 @@ class Experiment:
         return "_".join(parts + self._chosen())
 
     @property
-    def variant_told(self) -> str:
+    def variant_label(self) -> str:
         """The variant as tables have it: with the options that are not the default, so that no
         figure takes runs of different ones for replicates."""
         return "+".join([self.variant] * bool(self.variant) + self._chosen())

@@ -6,27 +6,53 @@ import copy
 
 import pandas as pd
 import torch
+from torch import nn
 
 from common.base.seeding import generator
 from common.pruning import Masks, ablations, apply, kept, like_weights, prunable
 from common.pruning.masks import select
 from common.results import run_folder
 from common.runs import filter_settings
-from common.structured import removal, tables
+from common.runs.experiment import Experiment
+from common.runs.run import Run
+from common.structured import channels, removal, tables
 from common.structured.export import check_export, export, largest_difference
-from common.structured.penalty import Penalty, channel_groups
+from common.structured.penalty import Penalty, channel_groups, weight_groups
 from common.structured.stages import Stages
+from common.structured.training import Shrink, default_strength, descent
 from common.training.callbacks import History
 
 
-class FilterRun(Stages):
+class FilterRun(Run):
     """A network on its way from initialisation to a smaller one.
 
-    Call `train_sparse`, `prune`, `train`, `cost` and `save`, in this order. costs: what `cost`
-    measured last.
+    Call `train_sparse`, `prune`, `train`, `cost` and `save`, in this order. sparse: the training
+    with the penalty. trained: the network after it. model: the same with all that was removed set
+    to zero. kept: the channels that stay. small: the network without the others. masked: `trained`
+    under an unstructured mask of as many weights; masked_history: how that was fine-tuned. costs:
+    what `cost` measured last. None: not yet, or not in this variant.
     """
 
-    costs: pd.DataFrame | None = None
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        self.shape = self.network.data.spec.shape
+        self.stages = Stages(experiment, self.trainer)
+        self.variant, self.sparse_hyper = self.stages.variant, self.stages.hyper
+        self.channels = channels.find(self.model, self.shape)
+        self.penalty, self.shrink = self._penalty()
+        self.sparse: History | None = None
+        self.trained: nn.Module | None = None
+        self.kept: removal.Kept | None = None
+        self.small: nn.Module | None = None
+        self.masked: nn.Module | None = None
+        self.masked_history: History | None = None
+        self.costs: pd.DataFrame | None = None
+
+    def begin(self) -> None:
+        """As for every run; pretraining changes the weights that the penalty is made for."""
+        super().begin()
+        if self.experiment.pretrain_epochs and self.sparse is None:
+            self.penalty, self.shrink = self._penalty()
 
     def describe(self) -> dict[str, str]:
         """What will run, in words."""
@@ -35,12 +61,14 @@ class FilterRun(Stages):
     def train_sparse(self) -> pd.DataFrame:
         """Train the network with the penalty, or take it from a run that did: others differ in what
         they remove. Returns the columns of sparse.csv."""
-        hyper, shared = self.sparse_hyper, self._shared()
-        with shared.alone("sparse"):
-            content = shared.load("sparse")
+        self.begin()
+        hyper, cache = self.sparse_hyper, self.stages.cache(self.penalty.strength)
+        with cache.lock("sparse"):
+            content = cache.load("sparse")
             if content is None:
-                content = self._stage("sparse", self.model, {}, hyper, hyper.epochs, [self.shrink])
-                shared.save("sparse", content)
+                told = ("sparse", self.model, {}, hyper, hyper.epochs, [self.shrink])
+                content = self.stages.train(*told)
+                cache.save("sparse", content)
         self.model.load_state_dict(content["model"])
         self.shrink.load_state_dict(content["more"][0])
         self.sparse = History(**content["history"])
@@ -68,21 +96,21 @@ class FilterRun(Stages):
             self.small = removal.remove(self.model, self.channels, self.kept, self.shape)
             if "weights" in stages:
                 stream = generator(self.experiment.seed, "redrawn weights")
-                stages["weights"](self.small, self._initialise, stream)
+                stages["weights"](self.small, self.network.initialise, stream)
         return self.masks
 
     def train(self) -> pd.DataFrame:
         """Fine-tune what is left, and the mask beside it; returns the columns of epochs.csv."""
         hyper, epochs = filter_settings.fine_tuning_hyper(self.experiment), self.experiment.epochs
         if self.small is None:
-            self.history = self._fine_tune("train", self.model, self.masks, hyper, epochs)
+            self.history = self.stages.fine_tune("train", self.model, self.masks, hyper, epochs)
             return self.epochs()
-        self.history = self._fine_tune("train", self.small, {}, hyper, epochs)
+        self.history = self.stages.fine_tune("train", self.small, {}, hyper, epochs)
         self.masked = copy.deepcopy(self.trained)
         masks = self._equal_mask()
         apply(self.masked, masks)
         compared = epochs if filter_settings.compares(self.experiment) else 0
-        self.masked_history = self._fine_tune("mask", self.masked, masks, hyper, compared)
+        self.masked_history = self.stages.fine_tune("mask", self.masked, masks, hyper, compared)
         return self.epochs()
 
     def differences(self) -> dict[str, float]:
@@ -91,7 +119,7 @@ class FilterRun(Stages):
         zero, and as it was trained. Empty where no channels are removed."""
         if self.small is None:
             return {}
-        images, _ = next(iter(self._loaders(self.experiment.hyper)[1]))
+        images, _ = next(iter(self.network.loaders(self.experiment.batch_size)[1]))
         networks = {"removed channels set to zero": self.model, "as trained": self.trained}
         return {n: largest_difference(self.small, m, images) for n, m in networks.items()}
 
@@ -139,6 +167,20 @@ class FilterRun(Stages):
             chosen = stages["masks"](chosen, generator(self.experiment.seed, "mask shuffle"))
             chosen = removal.uncut(chosen, scores)
         return chosen
+
+    def _penalty(self) -> tuple[Penalty, Shrink]:
+        """The penalty on the network as it is, and the callback that takes its steps."""
+        weights = self.variant.penalised == "weights"
+        groups = weight_groups(self.model) if weights else channel_groups(self.model, self.channels)
+        penalty, hyper = Penalty(groups, 0.0, self.variant.proximal), self.sparse_hyper
+        given = self.experiment.options["penalty"]
+        if given is not None:
+            penalty.strength = given
+        elif self.variant.penalised:
+            images = len(self.network.data.train_labels)
+            total = descent(hyper, hyper.epochs, -(-images // self.experiment.batch_size))
+            penalty.strength = default_strength(penalty, total)
+        return penalty, Shrink(penalty, hyper, hyper.epochs)
 
     def _norms(self) -> dict[str, torch.Tensor]:
         """Norms of the channels, in this order."""

@@ -1,4 +1,4 @@
-"""A run of filter pruning: its trainings, one after the other, and what they leave."""
+"""The trainings of a run of filter pruning, one after the other, and what they leave."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from torch import nn
 from torchbearer.callbacks import Callback
 
 from common.base import environment
+from common.base.files import write_atomically
 from common.pruning import Masks
-from common.results import run_folder
 from common.runs import filter_settings
-from common.runs.cache import Shared, copy_state
+from common.runs.cache import NetworkCache, copy_state
 from common.runs.experiment import Experiment
-from common.runs.run import Run
-from common.structured import channels, removal
-from common.structured.penalty import Penalty, channel_groups, weight_groups
-from common.structured.training import Shrink, default_strength, descent
-from common.training import loop
+from common.runs.trainer import Trainer
 from common.training.callbacks import History, Stage
 from common.training.protocols import Protocol
 
@@ -27,40 +23,16 @@ from common.training.protocols import Protocol
 STAGES = {"sparse": "with the penalty", "train": "fine-tuning", "mask": "the mask beside it"}
 
 
-class Stages(Run):
-    """A run that trains with the penalty, then what is left, then a mask beside it.
+class Stages:
+    """The trainings of a run of filter pruning: with the penalty, then what is left, then a mask
+    beside it. hyper: of the training with the penalty."""
 
-    sparse: the training with the penalty. trained: the network after it. model: the same with all
-    that was removed set to zero. kept: the channels that stay. small: the network without the
-    others. masked: `trained` under an unstructured mask of as many weights; masked_history: how
-    that was fine-tuned. None: not yet, or not in this variant.
-    """
+    def __init__(self, experiment: Experiment, trainer: Trainer) -> None:
+        self.experiment, self.trainer = experiment, trainer
+        self.variant = filter_settings.variant(experiment)
+        self.hyper = filter_settings.sparse_hyper(experiment)
 
-    sparse: History | None = None
-    trained: nn.Module | None = None
-    kept: removal.Kept | None = None
-    small: nn.Module | None = None
-    masked: nn.Module | None = None
-    masked_history: History | None = None
-
-    def __init__(self, experiment: Experiment) -> None:
-        super().__init__(experiment)
-        self.variant, self.shape = filter_settings.variant(experiment), self.data.spec.shape
-        self.channels = channels.find(self.model, self.shape)
-        weights = self.variant.penalised == "weights"
-        groups = weight_groups(self.model) if weights else channel_groups(self.model, self.channels)
-        self.penalty = Penalty(groups, 0.0, self.variant.proximal)
-        self.sparse_hyper = hyper = filter_settings.sparse_hyper(experiment)
-        given = experiment.options["penalty"]
-        if given is not None:
-            self.penalty.strength = given
-        elif self.variant.penalised:
-            steps = -(-len(self.data.train_labels) // experiment.batch_size)
-            total = descent(hyper, hyper.epochs, steps)
-            self.penalty.strength = default_strength(self.penalty, total)
-        self.shrink = Shrink(self.penalty, hyper, hyper.epochs)
-
-    def _fine_tune(
+    def fine_tune(
         self, name: str, model: nn.Module, masks: Masks, hyper: Protocol, epochs: int
     ) -> History:
         """Train, or take what this run had finished before it was stopped."""
@@ -69,11 +41,11 @@ class Stages(Run):
             content = torch.load(path, map_location="cpu", weights_only=True)
             model.load_state_dict(content["model"])
         else:
-            content = self._stage(name, model, masks, hyper, epochs)
-            run_folder.write_atomically(path, lambda path: torch.save(content, path))
+            content = self.train(name, model, masks, hyper, epochs)
+            write_atomically(path, lambda path: torch.save(content, path))
         return History(**content["history"])
 
-    def _stage(
+    def train(
         self,
         name: str,
         model: nn.Module,
@@ -84,17 +56,13 @@ class Stages(Run):
     ) -> dict[str, object]:
         """Train; returns what the next stage goes on from, as plain tensors and numbers."""
         experiment, stages = self.experiment, list(STAGES)
-        lengths = [self.sparse_hyper.epochs, experiment.epochs]
+        lengths = [self.hyper.epochs, experiment.epochs]
         before = experiment.pretrain_epochs + sum(lengths[: stages.index(name)])
-        train_data, test_data = self._loaders(hyper)
-        history = loop.train(
+        history = self.trainer.train(
             model,
             masks,
-            train_data,
-            test_data,
             hyper,
             epochs,
-            self.precision,
             folder=experiment.folder,
             progress=STAGES[name],
             stage=Stage(name, before, int(experiment.all_epochs)),
@@ -106,22 +74,22 @@ class Stages(Run):
             "more": [callback.state_dict() for callback in more],
         }
 
-    def _shared(self) -> Shared:
-        """Where networks trained with this penalty lie."""
-        run, hyper = self.experiment, self.sparse_hyper
+    def cache(self, strength: float) -> NetworkCache:
+        """Where networks trained with a penalty of this strength lie."""
+        run, hyper = self.experiment, self.hyper
         parts = [run.protocol, run.dataset, run.model, self.variant.penalised or "plain"]
         name = "_".join([*parts, f"seed{run.seed}", f"epochs{hyper.epochs}"])
         identity = {
             "hyperparameters": dataclasses.asdict(hyper),
             "penalised": self.variant.penalised,
             "proximal": self.variant.proximal,
-            "strength": self.penalty.strength,
+            "strength": strength,
             "seed": run.seed,
             "batch_size": run.batch_size,
             "pretrain_epochs": run.pretrain_epochs,
-            "precision": self.precision,
-            "device": environment.hardware(self.device),
+            "precision": self.trainer.precision,
+            "device": environment.hardware(self.trainer.network.device),
             "torch_version": torch.__version__,
             "code_version": environment.code_version(),
         }
-        return Shared(run.results_dir / "shared", name, identity)
+        return NetworkCache(run.results_dir / "shared", name, identity)

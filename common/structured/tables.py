@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 import torch
 
@@ -19,14 +21,16 @@ from common.results.schema import (
 )
 from common.runs import filter_settings
 from common.structured import cost as measuring
-from common.structured.stages import Stages
 from common.structured.training import PENALTY
+
+if TYPE_CHECKING:
+    from common.structured.filter_run import FilterRun
 
 SPARSE = (*schema.EPOCHS, *PENALTY)
 FILTERS = ("epoch", "layer", "filter", "norm", "kept")
 
 
-def describe(run: Stages, common: dict[str, str]) -> dict[str, str]:
+def describe(run: FilterRun, common: dict[str, str]) -> dict[str, str]:
     """What will run, in words; `common`: what every run tells of itself."""
     experiment, chosen, hyper = run.experiment, run.variant, run.sparse_hyper
     told = dict(common)
@@ -36,7 +40,7 @@ def describe(run: Stages, common: dict[str, str]) -> dict[str, str]:
     told["training"] = (
         f"{hyper.epochs} epochs in batches of {experiment.batch_size}, SGD "
         f"{hyper.described()}, "
-        f"weight decay {hyper.weight_decay:g}"
+        f"momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}"
     )
     told["penalty"] = "none"
     if chosen.penalised:
@@ -54,7 +58,7 @@ def describe(run: Stages, common: dict[str, str]) -> dict[str, str]:
     return told
 
 
-def sparse(run: Stages) -> pd.DataFrame:
+def sparse(run: FilterRun) -> pd.DataFrame:
     """The training with the penalty, a row per epoch: as epochs.csv has it, and the penalty.
 
     penalty: its value. groups, vanished: how many it has and how many of them are exactly zero.
@@ -67,7 +71,7 @@ def sparse(run: Stages) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SPARSE)
 
 
-def filters(run: Stages) -> pd.DataFrame:
+def filters(run: FilterRun) -> pd.DataFrame:
     """Every channel's norm while the network trains with the penalty, and whether it stays.
 
     epoch: every one, or 41 evenly spaced ones of more. layer: the first that writes to the channel.
@@ -85,7 +89,7 @@ def filters(run: Stages) -> pd.DataFrame:
     return table.assign(norm=[float(f"{norm:.5g}") for norm in table["norm"]])[[*FILTERS]]
 
 
-def shapes(run: Stages) -> pd.DataFrame:
+def shapes(run: FilterRun) -> pd.DataFrame:
     """What is left of every layer. channels: whose it writes to, the network's outputs if empty.
 
     filters, filters_kept: how many, before and after. vanished: those whose norm was exactly zero
@@ -106,7 +110,7 @@ def shapes(run: Stages) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SHAPES)
 
 
-def cost(run: Stages) -> pd.DataFrame:
+def cost(run: FilterRun) -> pd.DataFrame:
     """A row per device and network: accuracies before and after fine-tuning, in percent; what
     `cost.size` counts; milliseconds of a forward pass of 1 and of 128 images."""
     trained = run.sparse.rows[-1]["test_accuracy"]
@@ -123,7 +127,7 @@ def cost(run: Stages) -> pd.DataFrame:
         ends.append((MASKED, run.masked, other[0]["test_accuracy"], last))
     sizes = {name: measuring.size(model, run.shape) for name, model, *_ in ends}
     rows = []
-    for device in dict.fromkeys((torch.device("cpu"), run.device)):
+    for device in dict.fromkeys((torch.device("cpu"), run.conditions.device)):
         networks = measuring.copies({name: model for name, model, *_ in ends}, device)
         times = {
             column: measuring.latency(networks, run.shape, batch, device)

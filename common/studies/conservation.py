@@ -93,7 +93,7 @@ def measure(
             _require_chain(network.module)
             scores = scores_of(network, kind, images_per_class)
             scored = find(kind.method).images_per_class > 0
-            images = images_per_class * network.spec.classes if scored else 0
+            images = images_per_class * network.data.spec.classes if scored else 0
             fixed = {**unit, **setting.columns(), "images": images}
             layer_rows, unit_rows = _rows(scores, seed)
             if seed == seeds[0]:

@@ -9,13 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common import datasets, models
+from common import datasets
 from common.base import environment
-from common.base.seeding import generator
-from common.models.initialisation import initialise
-from common.pruning import Method, prunable
-from common.pruning.scores import Context
-from common.runs.run import scoring_context
+from common.pruning import prunable
+from common.runs import network as runs
 from common.studies.tables import provenance
 from common.training import protocols
 
@@ -50,27 +47,17 @@ TANAKA2020 = Setting("vgg16", "cifar100", "tanaka2020")
 REPRODUCTION = Setting("vgg16", "cifar10", "seed")
 
 
-class Network:
-    """The initial network of a run with these parameters: same weights, same scoring images.
+class Network(runs.Network):
+    """The initial network of a run with these parameters, kept to be pruned again and again."""
 
-    Raises ConfigurationError for what an ordinary run would not take either.
-    """
+    @functools.cached_property
+    def module(self) -> nn.Module:
+        """The network, as the last measurement left it."""
+        return self.build()
 
-    def __init__(self, setting: Setting, seed: int) -> None:
-        self.seed = seed
-        self.device = environment.resolve_device(setting.device)
-        protocol = protocols.find(setting.protocol)
-        self.hyper = protocol.for_run(setting.model, setting.dataset, None)
-        self.data = _data(setting.dataset, setting.data_dir).to(self.device)
-        self.spec = self.data.spec
-        self.module = models.build(setting.model, self.spec.shape, self.spec.classes)
-        self.initialise(self.module, generator(seed, "initial weights"))
-        self.module.to(self.device, memory_format=torch.channels_last)
-        self._state = {name: t.clone() for name, t in self.module.state_dict().items()}
-
-    def initialise(self, module: nn.Module, stream: torch.Generator) -> None:
-        """Draw the weights of `module` as the protocol says."""
-        initialise(module, self.hyper.init, self.hyper.batchnorm, stream)
+    @functools.cached_property
+    def _state(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.build().state_dict().items()}
 
     def fresh(self) -> nn.Module:
         """The module with its initial weights."""
@@ -81,14 +68,14 @@ class Network:
         """Parameter name -> number of weights, of the prunable ones from input to output."""
         return {name: weight.numel() for name, weight in prunable(self.module).items()}
 
-    def context(self, method: Method) -> Context:
-        """What a run's score of `method` may look at."""
-        return scoring_context(method, self.data, self.seed, self.initialise)
-
 
 @functools.lru_cache(maxsize=1)
 def _network(setting: Setting, seed: int) -> Network:
-    return Network(setting, seed)
+    device = environment.resolve_device(setting.device)
+    protocol = protocols.find(setting.protocol)
+    hyper = protocol.for_run(setting.model, setting.dataset, None)
+    data = _data(setting.dataset, setting.data_dir).to(device)
+    return Network(setting.model, data, hyper, seed)
 
 
 @functools.lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ from common.pruning import prunable
 from common.pruning.diagnostics import multiply_adds
 from common.runs import registry
 from common.runs.experiment import Experiment
-from common.runs.run import EVALUATION_BATCH, SCORING_BATCH
+from common.runs.network import EVALUATION_BATCH, SCORING_BATCH
 
 CONTEXT = 1.0e9  # bytes: CUDA's context and the workspaces of its libraries
 IMAGES = 120_000  # of the largest data set, a byte each channel of each pixel

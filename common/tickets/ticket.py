@@ -14,12 +14,13 @@ from common.results.schema import LEVELS
 from common.runs import ticket_settings
 from common.runs.cache import State, copy_state, digest
 from common.runs.experiment import Experiment
+from common.runs.run import Run
 from common.tickets import levels
 from common.tickets.trainings import Trainings
 from common.training.callbacks import History
 
 
-class TicketRun(Trainings):
+class TicketRun(Run):
     """A network on its way to a lottery ticket (Frankle and Carbin 2019, section 1).
 
     Pruning the smallest of the weights left, going back and training are one level; before the last
@@ -28,24 +29,27 @@ class TicketRun(Trainings):
     Every trained network is shared with the runs that need the same one (`<results_dir>/shared/`),
     and a run that was killed goes on after its last one.
 
-    dense: the dense network's training. rewound: the weights of the rewinding point. rows: of
-    levels.csv, so far.
+    initial: the weights before any training. dense: the dense network's training. trained: its
+    weights after that. rewound: those of the rewinding point. rows: of levels.csv, so far.
     """
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
+        self.trainings = Trainings(experiment, self.trainer, self.model)
+        self.initial = copy_state(self.model)
+        self.trained: State | None = None
         self.rewound: State | None = None
         self.dense: History | None = None
         self.rows: list[dict] = []
 
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
-        counts, options = self.counts, self.experiment.options
-        shares = ", ".join(f"{100 * count / self.total:.3g}%" for count in counts)
+        counts, options = self.trainings.counts, self.experiment.options
+        shares = ", ".join(f"{100 * count / self.trainings.total:.3g}%" for count in counts)
         point, retrain = options["rewind_epoch"], options["retrain"]
         own = {
             "levels": f"{len(counts)}: {shares} of the weights left" if counts else "none",
-            "rewind epoch": f"{point}: after {self.step} iterations",
+            "rewind epoch": f"{point}: after {self.trainings.step} iterations",
             "retrain": f"{retrain}: {ticket_settings.RETRAIN[retrain]}",
             "init": self.experiment.hyper.init,
         }
@@ -53,21 +57,32 @@ class TicketRun(Trainings):
 
     def train_dense(self) -> pd.DataFrame:
         """Train the whole network, or take it from a run that did; returns a row per epoch."""
-        rewinds = self.step and self.experiment.options["retrain"] == "rewind_weights"
-        point = f"step-{self.step}"
-        with self.shared.alone("dense"):
-            self.dense = self._load("dense", {})
+        self.begin()
+        trainings = self.trainings
+        rewinds = trainings.step and self.experiment.options["retrain"] == "rewind_weights"
+        point = f"step-{trainings.step}"
+        with trainings.cache.lock("dense"):
+            self.dense = trainings.load("dense", {})
             if self.dense is None:
-                self.dense = self._train_stage(0, {}, [self._keeping(point)] if rewinds else [])
-                self._save("dense", self.dense, {})
+                more = [trainings.keeping(point)] if rewinds else []
+                self.dense = trainings.train(0, {}, more)
+                trainings.save("dense", self.dense, {})
             self.trained = copy_state(self.model)
-            self.rewound = self._weights_at(point) if rewinds else self.initial
+            self.rewound = self.initial
+            if rewinds:
+                self.rewound = trainings.weights_at(point, self.initial, self.trained)
         whole = {
             name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable(self.model).items()
         }
         self.masks = masks.like_weights(self.model, whole)
-        self.rows = [levels.row(0, self.masks, self.dense, self.per_epoch, 0)]
+        self.rows = [levels.row(0, self.masks, self.dense, trainings.per_epoch, 0)]
         return pd.DataFrame(self.dense.rows, columns=schema.EPOCHS)
+
+    def begin(self) -> None:
+        """As for every run, and make the folder of the networks that runs share."""
+        super().begin()
+        if self.trainings.cache is None:
+            self.trainings.open_cache()
 
     def score(self) -> Scores:
         """The first level's scores, of the trained dense network: {parameter name: tensor}."""
@@ -82,23 +97,23 @@ class TicketRun(Trainings):
         """
         if self.scores is None:
             self.score()
-        for level, count in enumerate(self.counts, 1):
+        for level, count in enumerate(self.trainings.counts, 1):
             self._prune_to(count, level)
-            if level < len(self.counts):
+            if level < len(self.trainings.counts):
                 history = self._train_level(level)
                 self._note(level, history)
-        if self.counts:
+        if self.trainings.counts:
             self._ablate()
-            self._go_back(len(self.counts))
+            self._go_back(len(self.trainings.counts))
         return self.masks
 
     def train(self) -> pd.DataFrame:
         """Train the final ticket; returns a row per epoch: the columns of epochs.csv."""
-        level = len(self.counts)
+        level = len(self.trainings.counts)
         if not level:
             self.history = self.dense
         else:
-            altered = {"masks", "weights"} & set(self.stages)
+            altered = {"masks", "weights"} & set(self.trainings.stages)
             self.history = self._retrain(level) if altered else self._train_level(level)
             self._note(level, self.history)
         return self.epochs()
@@ -118,7 +133,7 @@ class TicketRun(Trainings):
         """Keep `count` of the weights still there, those of the highest scores."""
         with self._timed():
             scores = self.method.score(self.model, self.context)
-            scores = self.stages.get("scores", lambda same: same)(scores)
+            scores = self.trainings.stages.get("scores", lambda same: same)(scores)
             keep = count
             if self.method.scope != "global":
                 shapes = {name: tuple(w.shape) for name, w in prunable(self.model).items()}
@@ -131,28 +146,28 @@ class TicketRun(Trainings):
 
     def _train_level(self, level: int) -> History:
         """Train the ticket of this level, or take it from a run that did."""
-        made = {"retrain": self.experiment.options["retrain"], "step": self.step}
-        made |= {"variant": self.experiment.variant, "inverted": "scores" in self.stages}
-        name = f"level-{level}_{digest([made, self.counts[:level]])}"
-        with self.shared.alone(name):
-            history = self._load(name, self.masks)
+        made = {"retrain": self.experiment.options["retrain"], "step": self.trainings.step}
+        made |= {"variant": self.experiment.variant, "inverted": "scores" in self.trainings.stages}
+        name = f"level-{level}_{digest([made, self.trainings.counts[:level]])}"
+        with self.trainings.cache.lock(name):
+            history = self.trainings.load(name, self.masks)
             if history is None:
                 history = self._retrain(level)
-                self._save(name, history, self.masks)
+                self.trainings.save(name, history, self.masks)
         return history
 
     def _retrain(self, level: int) -> History:
         """Go back as the run has it, and train."""
         self._go_back(level)
-        return self._train_stage(level, self.masks)
+        return self.trainings.train(level, self.masks)
 
     def _go_back(self, level: int) -> None:
         """The weights that the ticket of this level starts from."""
-        if self._redraws(level):
+        if self.trainings.redraws(level):
             # The ablation's draw is of its own stream, as in every other method.
             own = self.experiment.options["retrain"] == "reinit"
             stream = generator(self.experiment.seed, "redrawn weights", level if own else 0)
-            self._initialise(self.model, stream)
+            self.network.initialise(self.model, stream)
         elif self.experiment.options["retrain"] == "rewind_weights":
             self.model.load_state_dict(self.rewound)
         apply(self.model, self.masks)
@@ -160,15 +175,15 @@ class TicketRun(Trainings):
     def _ablate(self) -> None:
         """Exchange the final mask for a shuffled one; what was pruned gets the weights back that
         the dense network had."""
-        if "masks" in self.stages:
+        if "masks" in self.trainings.stages:
             stream = generator(self.experiment.seed, "mask shuffle")
             with self._timed(), torch.no_grad():
-                shuffled = self.stages["masks"](self.masks, stream)
+                shuffled = self.trainings.stages["masks"](self.masks, stream)
                 for name, weight in prunable(self.model).items():
                     dense = self.trained[name].to(weight.device)
                     weight.copy_(torch.where(self.masks[name], weight, dense))
                 self.masks = masks.like_weights(self.model, shuffled)
 
     def _note(self, level: int, history: History) -> None:
-        skipped = self._start(level) % self.per_epoch
-        self.rows.append(levels.row(level, self.masks, history, self.per_epoch, skipped))
+        skipped = self.trainings.start(level) % self.trainings.per_epoch
+        self.rows.append(levels.row(level, self.masks, history, self.trainings.per_epoch, skipped))
