@@ -260,10 +260,8 @@ def test_the_suite_is_cloned_once_and_then_reused(suite, tmp_path):
         subprocess.run([*git, *command], cwd=home, check=True)
     for address in (f"file://{home}", f"file://{tmp_path}/gone"):
         done = set_up(tmp_path / "working", home=address)
-        place = (
-            tmp_path / "working" / "pruning-at-initialization" / "common" / "base" / "bootstrap.py"
-        )
-        assert done.stdout.strip() == f"prepared {place}", done.stderr
+        base = tmp_path / "working" / "pruning-at-initialization" / "common" / "base"
+        assert done.stdout.strip() == f"prepared {base / 'bootstrap.py'}", done.stderr
 
 
 def test_without_network_the_set_up_says_what_to_attach(tmp_path):

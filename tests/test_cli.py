@@ -20,7 +20,7 @@ import trials.__main__ as cli
 from common import datasets, models, pruning
 from common.base import version
 from common.base.errors import ConfigurationError
-from common.base.paths import ROOT
+from common.base.paths import ROOT, TRIALS
 from common.base.version import code_version
 from common.commands import compare, doctor
 from common.results import run_folder
@@ -28,6 +28,7 @@ from common.results.schema import EPOCHS, LAYERS, SUMMARY
 from common.runs.experiment import PARAMETERS, from_notebook
 from common.runs.registry import names
 from common.sweep import batch, claims, needs, pool, slots
+from common.sweep.execute import run_notebook
 
 GRID = (
     "title: t\ndescription: d\nruns:\n- {method: [magnitude, random], sparsity: 0.9, epochs: 0}\n"
@@ -241,6 +242,24 @@ def test_a_papermill_parameter_that_the_notebook_does_not_have() -> None:
     assert from_notebook("synflow", {**values, "In": cells[:2]}).sparsity == 0.9
     cells[2] = "# Parameters\nsparsity = 0.95\n"
     assert from_notebook("synflow", {**values, "sparsity": 0.95, "In": cells}).sparsity == 0.95
+
+
+@pytest.mark.slow
+def test_one_notebook(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ("-p", "epochs=0", "-p", "seed=3", "--results", tmp_path)
+    assert call("notebook", "random", *arguments) == 0
+    (row,) = tmp_path.glob("notebooks/random/*/summary.csv")
+    assert pd.read_csv(row).loc[0, ["epochs", "seed"]].tolist() == [0, 3]
+    assert row.with_name("notebook.ipynb").is_file()
+    assert re.search(r"done: test accuracy \d+\.\d\d %, 0.9", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_papermill_itself_is_refused_a_misspelt_parameter(tmp_path: Path) -> None:
+    notebook = TRIALS / "random" / "random.ipynb"
+    given = {"sparsty": 0.95, "epochs": 0, "results_dir": str(tmp_path)}
+    ended = run_notebook(notebook, tmp_path / "random.ipynb", given, mark=str(tmp_path))
+    assert ended.error.startswith("ConfigurationError: parameter='sparsty' is not known (did you")
 
 
 def test_in_a_notebook_a_wrong_value_is_one_line() -> None:
