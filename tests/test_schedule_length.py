@@ -238,30 +238,6 @@ def differences(*rows):
     return pd.DataFrame(rows, columns=names)
 
 
-@pytest.mark.parametrize(
-    ("row", "verdict", "told"),
-    [
-        ((3.0, 1.0, 5.0, 3), "above", "+3.0 [+1.0, +5.0]"),
-        ((-3.0, -5.0, -1.0, 3), "below", "−3.0 [−5.0, −1.0]"),
-        ((3.0, -1.0, 7.0, 3), "open", "+3.0 [−1.0, +7.0]"),
-        ((3.0, math.nan, math.nan, 1), "few", "+3.0 (one seed)"),
-        # Two seeds that agree to the image are no finding.
-        ((3.0, 3.0, 3.0, 2), "few", "+3.0 [+3.0, +3.0]"),
-    ],
-)
-def test_a_verdict_follows_from_the_interval(row, verdict, told):
-    (found,) = words.judged(differences(("SNIP", 4, *row))).to_dict("records")
-    assert (found["verdict"], found["told"]) == (verdict, told)
-
-
-def test_numbers_are_rounded_as_one_expects():
-    values = [67.22 - 59.17, -0.04, -0.3, 12.0]
-    assert list(map(words.signed, values)) == ["+8.1", "+0.0", "−0.3", "+12.0"]
-    assert words.signed(1 / 3, 2) == "+0.33"
-    assert words.listed([2]) == "2"
-    assert words.listed([2, 4, 8]) == "2, 4 and 8"
-
-
 def test_verdicts_name_the_lengths_and_what_chance_would_do():
     nan = math.nan
     rows = [("grasp", e, 3.0, 1.0, 5.0, 3) for e in (2, 4)] + [("grasp", 30, 0.1, nan, nan, 1)]

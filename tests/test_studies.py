@@ -33,8 +33,8 @@ from common.studies import layer_collapse_plots as figures
 from common.studies.captions import made_from
 from common.studies.conservation import Kind
 from common.studies.layer_collapse import Line
-from common.studies.network import SETTING, Setting
-from common.studies.tables import COMMITTED, PROVENANCE, Table, folder, read
+from common.studies.network import SETTING, TANAKA2020, Setting
+from common.studies.tables import COMMITTED, PROVENANCE, Table, folder, read, rows
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ("layer_collapse", "conservation", "inversion")
@@ -73,6 +73,59 @@ def test_committed_tables_are_read_and_never_measured_into(tmp_path, monkeypatch
         folder("layer_collapse", recompute=True, results_dir=inside)
     own = tmp_path / "own"
     assert folder("layer_collapse", recompute=True, results_dir=own) == own
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"model": "resnet20"}, "^model='resnet20': .*held.csv holds 'vgg11', 'vgg16'; recompute"),
+        ({"model": "vgg11", "seeds": [0, 1]}, r"seeds=\[0, 1\]: .* holds 0; recompute"),
+        ({"exponents": [0.1]}, r"exponents=\[0.1\]: .* holds 0.25, 1.0; recompute=True with a res"),
+        ({"methods": [["SNIP", 3, 1]]}, r"holds \['SNIP', 1, 10\], \['SNIP', 100, 1\]; recompute"),
+        ({"methods": [["SNIPP", 1, 1]]}, "methods='SNIPP' is not known .did you mean 'SNIP'"),
+        ({"methods": ["SNIP"]}, "methods: 'SNIP' is not .method, rounds"),
+        ({"methods": [["SNIP", 0, 1]]}, "methods=0 is below 1"),
+        ({"seeds": 0}, "seeds=0 is not a list"),
+        ({"seeds": []}, r"seeds=\[\] is not a list"),
+        ({"seeds": ["a"]}, "seeds='a' is not a whole number"),
+        ({"exponents": ["far"]}, "exponents='far' is not a number"),
+    ],
+)
+def test_what_a_table_does_not_hold_is_one_error_that_says_what_it_does(tmp_path, asked, said):
+    held = pd.DataFrame(
+        [
+            ("vgg16", "SNIP", 1, 10, 0, 0.25),
+            ("vgg16", "SNIP", 100, 1, 1, 1.0),
+            ("vgg11", "SNIP", 1, 10, 0, 0.25),
+        ],
+        columns=["model", "method", "iterations", "images_per_class", "seed", "exponent"],
+    )
+    held.to_csv(tmp_path / "held.csv", index=False)
+    with pytest.raises(ConfigurationError, match=said):
+        rows(tmp_path / "held.csv", **asked)
+    with pytest.raises(ConfigurationError, match=r"no table .*other.csv; recompute=True"):
+        rows(tmp_path / "other.csv", **asked)
+
+
+def test_what_is_asked_for_and_there_is_all_that_is_read(tmp_path):
+    held = pd.DataFrame({"model": ["a", "a", "b"], "seed": [0, 1, 0], "exponent": [0.1 + 0.2] * 3})
+    held.to_csv(tmp_path / "held.csv", index=False)
+    found = rows(tmp_path / "held.csv", model="a", seeds=[1], exponents=[0.3])
+    assert found[["model", "seed"]].to_numpy().tolist() == [["a", 1]]
+    assert len(rows(tmp_path / "held.csv", model=None, seeds=None)) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"model": "resnet21"}, "model='resnet21' is not known .did you mean.*vgg16"),
+        ({"dataset": "mnisty"}, "dataset='mnisty' is not known"),
+        ({"protocol": "nonsense"}, "protocol='nonsense' is not known; choose from: quick"),
+    ],
+)
+def test_a_setting_has_names_that_are_known(wrong, said):
+    with pytest.raises(ConfigurationError, match=said):
+        replace(TINY, **wrong)
 
 
 # Settings
@@ -154,6 +207,17 @@ def test_a_stopped_measurement_goes_on_and_repeats_nothing(tmp_path):
     assert second["exponent"].tolist() == [0.0, 1.0, 2.0]
 
 
+def test_the_layers_are_those_of_the_rows_that_are_asked_for(tmp_path):
+    lines, exponents = [Line("random"), Line("magnitude")], [1.0, 2.0]
+    layer_collapse.measure(tmp_path, lines, exponents, [0, 1], setting=TINY)
+    asked = {"methods": [["random", 1, 0]], "exponents": [2.0], "seeds": [1]}
+    summary, layers = layer_collapse.tables(tmp_path, TINY, **asked)
+    assert summary[["method", "exponent", "seed"]].to_numpy().tolist() == [["random", 2.0, 1]]
+    assert layers["kept"].sum() == summary["kept"].item()
+    with pytest.raises(ConfigurationError, match=r"protocol='seed': .*holds 'tanaka2020'"):
+        layer_collapse.tables(tmp_path, replace(TINY, protocol="seed"))
+
+
 def test_agreement_is_one_for_independent_draws():
     drawn = np.random.default_rng(0).binomial(10_000, 0.2, size=(40, 50))
     rows = [
@@ -189,6 +253,23 @@ def conserved(tmp_path_factory):
     home = tmp_path_factory.mktemp("conservation")
     conservation.measure(home, [0], setting=TINY)
     return read(home / "layers.csv"), read(home / "units.csv")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"setting": replace(TANAKA2020, dataset="cifar10")}, "dataset='cifar10': .*'cifar100'"),
+        ({"setting": replace(TANAKA2020, model="resnet20")}, "residual.*choose from: vgg11"),
+        ({"seeds": [1]}, r"seeds=\[1\]: .*units.csv holds 0"),
+        ({"seeds": None}, "seeds=None is not a list"),
+        ({"exponents": [1.0, 4.0]}, "pruned.csv holds 1.0, 2.0, 3.0"),
+        ({"images_per_class": 10}, "images_per_class=10: .*layers.csv holds 1"),
+    ],
+)
+def test_what_the_tables_of_conservation_do_not_hold_is_said(wrong, said):
+    asked = {"setting": TANAKA2020, "exponents": [1.0], "seeds": [0, 1, 2], "images_per_class": 1}
+    with pytest.raises(ConfigurationError, match=said):
+        conservation.tables(COMMITTED / "conservation", **{**asked, **wrong})
 
 
 def of(layers, method, signed, batchnorm):
@@ -544,10 +625,19 @@ def test_notebook_draws_the_committed_tables(study, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("study", ["layer_collapse", "conservation"])
+def test_a_notebook_refuses_what_its_tables_do_not_hold(study, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match=r"dataset='digits': .* 'cifar"):
+        execute(study, tmp_path, dataset="digits")
+    with pytest.raises(papermill.PapermillExecutionError, match="protocol='nonsense' is not know"):
+        execute(study, tmp_path, protocol="nonsense")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "parameters"),
     [
-        ("layer_collapse", {"step": 2.0, "highest": 4.0, "methods": [["magnitude", 1, 0]]}),
+        ("layer_collapse", {"exponents": [0.0, 2.0, 4.0], "methods": [["magnitude", 1, 0]]}),
         ("conservation", {"exponents": [1.0]}),
         (
             "inversion",

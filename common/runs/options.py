@@ -25,7 +25,7 @@ def whole(name: str, value: object, least: int) -> int | None:
     if value is None or value == "":
         return None
     if not isinstance(value, Real) or isinstance(value, bool) or value % 1 != 0:
-        raise ConfigurationError(f"{name}={value!r} is not a whole number (None: the protocol's)")
+        raise ConfigurationError(f"{name}={value!r} is not a whole number")
     if value < least:
         raise ConfigurationError(f"{name}={value!r} is below {least}")
     return int(value)
@@ -47,6 +47,17 @@ def number_in(low: float, high: float = math.inf) -> Read:
         return float(value)
 
     return read
+
+
+def list_of(read: Read) -> Read:
+    """Reads a list of one or more of what `read` reads."""
+
+    def read_all(name: str, value: object) -> list:
+        if not isinstance(value, (list, tuple)) or not value or None in value or "" in value:
+            raise ConfigurationError(f"{name}={value!r} is not a list of values, such as [1, 2]")
+        return [read(name, one) for one in value]
+
+    return read_all
 
 
 def one_of(choices: Iterable[str]) -> Read:

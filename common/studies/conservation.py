@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common import datasets
 from common.base import environment
 from common.base.errors import ConfigurationError
 from common.base.seeding import generator
@@ -32,8 +33,9 @@ from common.pruning import scores as scoring
 from common.pruning.diagnostics import flow_through_units
 from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context, Scores
+from common.runs.options import whole_from
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
-from common.studies.tables import PROVENANCE, Table
+from common.studies.tables import PROVENANCE, Table, of_units, rows, select, values
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def measure(
 
     Raises ConfigurationError for a network with residual paths.
     """
+    seeds = values("seeds", seeds)
+    images_per_class = whole_from(1)("images_per_class", images_per_class) or 1
     layers = Table(folder / "layers.csv", LAYERS, UNIT)
     units = Table(folder / "units.csv", UNITS, UNIT)
     for seed in seeds:
@@ -111,6 +115,7 @@ def measure_pruned(
 ) -> None:
     """What SynFlow keeps of each layer at the compressions 10^exponent, scored with BatchNorm in
     eval and in train mode, into pruned.csv."""
+    exponents, seeds = values("exponents", exponents), values("seeds", seeds)
     table = Table(folder / "pruned.csv", PRUNED, PRUNED_UNIT)
     for seed in seeds:
         for exponent, mode in itertools.product(exponents, ("eval", "train")):
@@ -131,6 +136,32 @@ def measure_pruned(
                 }
                 for name, mask in masks.items()
             )
+
+
+def tables(
+    folder: Path,
+    setting: Setting,
+    exponents: Sequence[float],
+    seeds: Sequence[int],
+    images_per_class: int = 1,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """(units, layers, pruned) of a measurement, of what is asked for: layers of all the seeds,
+    units and pruned of the first.
+
+    Raises ConfigurationError for a network with residual paths and, saying what there is, where
+    something was not measured.
+    """
+    if setting.model not in CHAINS:
+        raise _residual()
+    seeds, asked = values("seeds", seeds), setting.names()
+    path = folder / "layers.csv"
+    layers = rows(path, **asked, seeds=seeds)
+    images = layers["images"] // datasets.DATASETS[setting.dataset].classes
+    scored = layers.assign(images_per_class=images)[images > 0]
+    select(scored, path, images_per_class=images_per_class)
+    units = of_units(rows(folder / "units.csv", seeds=seeds[:1]), layers, UNIT)
+    pruned = rows(folder / "pruned.csv", **asked, exponents=exponents, seeds=seeds[:1])
+    return units, layers, pruned
 
 
 def scores_of(network: Network, kind: Kind, images_per_class: int = 1) -> Scores:
@@ -228,7 +259,11 @@ def _rows(scores: Scores, seed: int) -> tuple[list[dict], list[dict]]:
 def _require_chain(module: nn.Module) -> None:
     """Blocks of blocks are residual ones here; only a chain has one way in and one way out."""
     if any(name.count(".") > 1 for name in prunable(module)):
-        raise ConfigurationError(
-            "model: conservation is about networks without residual paths; "
-            f"choose from: {', '.join(CHAINS)}"
-        )
+        raise _residual()
+
+
+def _residual() -> ConfigurationError:
+    return ConfigurationError(
+        "model: conservation is about networks without residual paths; "
+        f"choose from: {', '.join(CHAINS)}"
+    )

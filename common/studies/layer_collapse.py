@@ -20,7 +20,7 @@ from common.pruning import Method, find, keep_count
 from common.pruning.masks import Masks, select
 from common.pruning.rounds import ScoreTransform, prune_rounds
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
-from common.studies.tables import PROVENANCE, Table, read
+from common.studies.tables import PROVENANCE, Table, of_units, read, rows, values
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ LINES: tuple[Line, ...] = (
     Line("synflow", 1),
     Line("synflow", 100),
 )
+EXPONENTS = tuple(step / 4 for step in range(25))  # compressions up to 10^6
 UNIT = ("method", "iterations", "images_per_class", "seed", "exponent")
 LAYERS = (*UNIT, "layer", "size", "kept")
 SUMMARY = (
@@ -60,18 +61,28 @@ SUMMARY = (
 )
 
 
+def lines_of(methods: object) -> Sequence[Line]:
+    """[[method, rounds, scoring images of each class], ...] as lines; None: LINES.
+
+    Raises ConfigurationError.
+    """
+    return LINES if methods is None else [Line(*one) for one in values("methods", methods)]
+
+
 def measure(
     folder: Path,
     lines: Sequence[Line],
-    exponents: Sequence[float],
+    exponents: Sequence[float] | None,
     seeds: Sequence[int],
     *,
     setting: Setting = TANAKA2020,
 ) -> None:
     """Prune to the compressions 10^exponent and write layers.csv and summary.csv into `folder`.
 
-    What is in the tables already is not measured again.
+    exponents: None for EXPONENTS. What is in the tables already is not measured again.
     """
+    exponents = EXPONENTS if exponents is None else values("exponents", exponents)
+    seeds = values("seeds", seeds)
     layers = Table(folder / "layers.csv", LAYERS, UNIT)
     summary = Table(folder / "summary.csv", SUMMARY, UNIT)
     for seed in seeds:
@@ -129,9 +140,21 @@ def masks_of(
         yield exponent, select(scores, keep_count(total, sparsity), ties)
 
 
-def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(summary, layers) of a measurement."""
-    return read(folder / "summary.csv"), read(folder / "layers.csv")
+def tables(
+    folder: Path,
+    setting: Setting | None = None,
+    methods: Sequence[tuple[str, int, int]] | None = None,
+    exponents: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(summary, layers) of a measurement: what is asked for, with None whatever there is.
+
+    methods: (method, rounds, scoring images of each class). Raises ConfigurationError, which says
+    what there is, where something was not measured.
+    """
+    asked = {"methods": methods, "exponents": exponents, "seeds": seeds}
+    summary = rows(folder / "summary.csv", **(setting.names() if setting else {}), **asked)
+    return summary, of_units(read(folder / "layers.csv"), summary, UNIT)
 
 
 def maximum(summary: pd.DataFrame) -> float:

@@ -13,6 +13,7 @@ from common import datasets
 from common.base import environment
 from common.pruning import prunable
 from common.runs import network as runs
+from common.runs.options import one_of
 from common.studies.tables import provenance
 from common.training import protocols
 
@@ -21,13 +22,25 @@ SETTING = ("dataset", "model", "protocol")
 
 @dataclass(frozen=True)
 class Setting:
-    """Which network is measured, on which data, drawn by which protocol, and where."""
+    """Which network is measured, on which data, drawn by which protocol, and where.
+
+    Raises ConfigurationError for a name that is not known.
+    """
 
     model: str
     dataset: str
     protocol: str
     device: str = "auto"
     data_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        known = (datasets.DATASETS, models.MODELS, protocols.PROTOCOLS)
+        for (name, value), choices in zip(self.names().items(), known, strict=True):
+            one_of(choices)(name, value)
+
+    def names(self) -> dict[str, str]:
+        """The columns of SETTING."""
+        return {name: getattr(self, name) for name in SETTING}
 
     def network(self, seed: int) -> Network:
         """The network of a seed, made when it is first asked for and kept until another is.
@@ -38,8 +51,7 @@ class Setting:
 
     def columns(self) -> dict[str, str]:
         """What every row of a table says of its setting: SETTING and PROVENANCE."""
-        named = {name: getattr(self, name) for name in SETTING}
-        return named | provenance(environment.resolve_device(self.device))
+        return self.names() | provenance(environment.resolve_device(self.device))
 
 
 # As in the experiments of Tanaka et al. 2020, and of the reproduction (COMP6258).

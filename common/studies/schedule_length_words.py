@@ -10,14 +10,12 @@ import pandas as pd
 
 from common.plots.style import ablation_style, method_label, percent
 from common.plots.tables import network_name
+from common.results import words as results_words
 from common.results.reference import METHODS as NAMES
 from common.results.reference import MODELS
-from common.results.statistics import LEVEL
+from common.results.words import LEAST, judged, listed, signed
 from common.studies import schedule_length as study
 
-# Differences of two seeds may be equal by chance, since accuracies are counts of images; their
-# interval would then say everything. So from three seeds on there is a verdict.
-LEAST = 3
 # What is said of a difference: its interval lies above zero, below it, holds it, or has few seeds.
 SHUFFLING = {
     "above": "gains by shuffling",
@@ -31,31 +29,6 @@ CHANGE = {
     "above": "shuffling worth more than in the longest training",
     "below": "shuffling worth less than in the longest training",
 }
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """+8.1, or −0.3."""
-    # Accuracies have two decimals, and so has their difference: 8.05 becomes 8.1. Never −0.0.
-    value = round(round(value, 2), digits) + 0.0
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def listed(words: Iterable[object]) -> str:
-    """`a, b and c`."""
-    *first, last = map(str, words)
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def judged(differences: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `paired_differences` with `told`, the difference and its interval, and `verdict`."""
-    rows = differences.assign(told="", verdict="open")
-    for at, row in rows.iterrows():
-        mean, low, high = map(signed, row[["mean", "low", "high"]])
-        rows.loc[at, "told"] = f"{mean} [{low}, {high}]" if row["n"] > 1 else f"{mean} (one seed)"
-    rows.loc[rows["low"].round(6) > 0, "verdict"] = "above"  # what is left of zero by rounding
-    rows.loc[rows["high"].round(6) < 0, "verdict"] = "below"  # is no difference
-    rows.loc[rows["n"] < LEAST, "verdict"] = "few"
-    return rows
 
 
 def _epochs(lengths: Iterable[int]) -> str:
@@ -94,20 +67,11 @@ def cells(differences: pd.DataFrame) -> pd.DataFrame:
 
 def verdicts(differences: pd.DataFrame, words: Mapping[str, str]) -> str:
     """A line a method, in Markdown: at which lengths its intervals say what."""
-    lines = []
-    for method, rows in judged(differences).groupby("method", sort=False):
-        lengths = {v: rows.loc[rows["verdict"] == v, "epochs"] for v in words}
-        told = [f"{words[v]} after {_epochs(at)}" for v, at in lengths.items() if len(at)]
-        lines.append(f"- **{method_label(method)}**: {'; '.join(told)}.")
-    if not lines:
-        return "There is nothing to compare yet."
-    number = int((differences["n"] >= LEAST).sum())
-    if number:
-        false = (1 - LEVEL) * number
-        lines.append(
-            f"\nIf nothing differed, {false:.1f} of {number} intervals would exclude zero."
-        )
-    return "\n".join(lines)
+    rows = judged(differences)
+    rows["method"] = rows["method"].map(method_label)
+    return results_words.verdicts(
+        rows, "method", "epochs", words, lambda lengths: f"after {_epochs(lengths)}"
+    )
 
 
 def agreement(order: pd.DataFrame) -> str:

@@ -1,4 +1,5 @@
-"""The studies' tables: where they lie, and writing them whole, a unit at a time."""
+"""The studies' tables: where they lie, reading of them what a notebook asks for, and writing them
+whole, a unit at a time."""
 
 from __future__ import annotations
 
@@ -13,9 +14,30 @@ from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
 from common.base.paths import ROOT, default_results
 from common.base.version import code_version
+from common.pruning import METHODS
 from common.results.schema import EXACT
+from common.runs.options import Read, list_of, number_in, one_of, whole_from
 
 COMMITTED = ROOT / "figures" / "results"
+
+
+def read_line(name: str, value: object) -> tuple[str, int, int]:
+    """[method, rounds, scoring images of each class]; raises ConfigurationError."""
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or None in value:
+        raise ConfigurationError(
+            f"{name}: {value!r} is not [method, rounds, scoring images of each class]"
+        )
+    readers = (one_of(METHODS), whole_from(1), whole_from(0))
+    return tuple(read(name, one) for read, one in zip(readers, value, strict=True))
+
+
+# Parameters of notebooks that are lists: the columns that have their values, how one value is read.
+LISTS: dict[str, tuple[tuple[str, ...], Read]] = {
+    "seeds": (("seed",), whole_from(0)),
+    "exponents": (("exponent",), number_in(0)),
+    "sparsities": (("sparsity",), number_in(0, 1)),
+    "methods": (("method", "iterations", "images_per_class"), read_line),
+}
 
 
 def folder(study: str, recompute: bool, results_dir: str | Path | None = None) -> Path:
@@ -80,6 +102,65 @@ class Table:
 def read(path: Path) -> pd.DataFrame:
     """A study's table; empty cells of text are empty strings."""
     return pd.read_csv(path, keep_default_na=False, na_values=["nan"], **EXACT)
+
+
+def values(parameter: str, given: object) -> list:
+    """The values of a notebook's parameter that is one of LISTS.
+
+    Raises ConfigurationError for what is no list, or holds what cannot be.
+    """
+    return list_of(LISTS[parameter][1])(parameter, given)
+
+
+def rows(path: Path, **asked: object) -> pd.DataFrame:
+    """`select` from the table in `path`. Raises ConfigurationError too where there is none."""
+    if not path.is_file():
+        raise ConfigurationError(f"results_dir: no table {shown(path)}; recompute=True measures it")
+    return select(read(path), path, **asked)
+
+
+def select(table: pd.DataFrame, path: Path, **asked: object) -> pd.DataFrame:
+    """The rows of a study's table, read from `path`, that are of what a notebook asks for.
+
+    asked: parameter -> its value, or, of LISTS, a list of values, each of which must be there; None
+    for all that there is. Raises ConfigurationError for what cannot be, and for what is not there,
+    and then says what the table holds.
+    """
+    for parameter, given in asked.items():
+        if given is None:
+            continue
+        columns, wanted = [parameter], [given]
+        if parameter in LISTS:
+            columns, wanted = list(LISTS[parameter][0]), values(parameter, given)
+        found = [_comparable(row) for row in table[columns].itertuples(index=False, name=None)]
+        wanted = {_comparable(one if isinstance(one, tuple) else (one,)) for one in wanted}
+        if not wanted <= set(found):
+            raise ConfigurationError(
+                f"{parameter}={given!r}: {shown(path)} holds {_held(found)}; "
+                "recompute=True with a results_dir of its own measures others"
+            )
+        table = table[[one in wanted for one in found]]
+    return table
+
+
+def shown(path: Path) -> str:
+    """A path for messages: from the repository's root where it lies in it."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def of_units(table: pd.DataFrame, chosen: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """The rows of a table whose units (equal values of `keys`) are among those of another."""
+    index, there = (one.set_index(list(keys)).index for one in (table, chosen))
+    return table[index.isin(there)]
+
+
+def _comparable(values: Sequence[object]) -> tuple:
+    return tuple(round(one, 9) if isinstance(one, float) else one for one in values)
+
+
+def _held(found: Iterable[tuple]) -> str:
+    values = sorted(set(found))
+    return ", ".join(repr(one[0] if len(one) == 1 else list(one)) for one in values)
 
 
 def provenance(device: torch.device) -> dict[str, str]:
