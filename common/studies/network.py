@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common import datasets
+from common import datasets, models
 from common.base import environment
 from common.pruning import prunable
 from common.runs import network as runs
