@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import pandas as pd
 from scipy import stats
 
 LEVEL = 0.95
+NUMBERS = ("mean", "low", "high", "n")  # the columns in which tables hold an interval
 
 # What must be equal in two runs for their difference to be that of one factor.
 MATCHED = (
@@ -59,6 +60,19 @@ def mean_interval(values: Iterable[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def intervals(
+    rows: pd.DataFrame, keys: Sequence[str], statistic: str = "test_accuracy"
+) -> pd.DataFrame:
+    """Per value of `keys`, in the order of the rows: mean, low, high and n of `statistic` over the
+    rows with that value, replicates of each other (low and high are nan where there is one)."""
+    keys = list(keys)
+    found = [
+        (*key, *astuple(mean_interval(values)))
+        for key, values in rows.groupby(keys, sort=False, dropna=False)[statistic]
+    ]
+    return pd.DataFrame(found, columns=[*keys, *NUMBERS])
+
+
 def paired_differences(
     runs: pd.DataFrame,
     factor: Sequence[str] = ("ablation",),
@@ -81,8 +95,4 @@ def paired_differences(
     pairs = ours.merge(theirs, on=keys, suffixes=("", "_baseline"), validate="many_to_one")
     pairs["difference"] = pairs[statistic] - pairs[f"{statistic}_baseline"]
     cells = [name for name in MATCHED if name != "seed"]
-    rows = []
-    for key, group in pairs.groupby(cells, sort=False, dropna=False):
-        found = mean_interval(group["difference"])
-        rows.append([*key, found.mean, found.low, found.high, found.n])
-    return pd.DataFrame(rows, columns=[*cells, "mean", "low", "high", "n"])
+    return intervals(pairs, cells, "difference")

@@ -177,7 +177,7 @@ def test_any_set_of_methods_and_seeds_draws(methods, seeds):
     plots.scores_by_layer_size(layers, summary)
     plots.training_curves(epochs, summary)
     plots.cost(summary)
-    assert plots.results_table(summary).shape == (len(methods), 1)
+    assert plots.by_sparsity(plots.accuracies(summary)).shape == (len(methods), 1)
 
 
 def test_variants_are_methods_of_their_own():
@@ -207,19 +207,39 @@ def test_captions_count_runs_and_seeds_and_call_what_differs_mixed():
 
 def test_the_table_holds_independent_means():
     summary, _, _ = made_up()
-    table = plots.results_table(summary)
+    numbers = plots.accuracies(summary)
     values = summary.query("method == 'SNIP' and ablation == 'invert' and sparsity == 0.9")
     values = values["test_accuracy"].to_numpy()
-    spread = np.sqrt(((values - values.sum() / 3) ** 2).sum() / 2)
-    assert (
-        table.loc[("SNIP", "scores inverted"), "90%"]
-        == f"{values.sum() / 3:.2f} ± {spread:.2f} (3)"
-    )
+    mean, spread = values.sum() / 3, np.sqrt(((values - values.mean()) ** 2).sum() / 2)
+    half = 4.302653 * spread / np.sqrt(3)  # t(0.975; 2)
+    row = numbers.query("method == 'SNIP' and ablation == 'invert' and sparsity == 0.9").iloc[0]
+    assert tuple(row[["mean", "low", "high"]]) == pytest.approx((mean, mean - half, mean + half))
+    table = plots.by_sparsity(numbers)
+    assert table.loc[("SNIP", "scores inverted"), "90%"] == f"{mean:.2f} ± {half:.2f} (3)"
     assert table.loc[("SynFlow", "scores inverted"), "50%"] == "10.00 ± 0.00 (3)"
     assert table.loc[("Dense network", ""), "90%"] == ""
     assert list(table.columns) == ["0%", "50%", "90%"]
-    single = plots.results_table(made_up(seeds=(0,))[0])
+    assert list(table.index)[:2] == [("Dense network", ""), ("SNIP", "unmodified")]
+    single = plots.by_sparsity(plots.accuracies(made_up(seeds=(0,))[0]))
     assert single.loc[("SynFlow", "scores inverted"), "50%"] == "10.00 (1)"
+
+
+def test_the_dense_network_counts_a_seed_once_whatever_method_it_was_run_by():
+    summary, _, _ = made_up()
+    again = summary[summary["sparsity"] == 0].assign(method="synflow")
+    numbers = plots.accuracies(pd.concat([summary, again.assign(test_accuracy=0.0)]))
+    (row,) = numbers[numbers["sparsity"] == 0].to_dict("records")
+    dense = summary[summary["sparsity"] == 0]["test_accuracy"]
+    assert (row["method"], row["n"], row["mean"]) == ("dense", 3, pytest.approx(dense.mean() / 2))
+
+
+def test_two_runs_of_a_seed_are_no_replicates():
+    summary, _, _ = made_up()
+    twice = pd.concat([summary, summary.iloc[:1].assign(precision="float32")])
+    told = "several runs of .*method SNIP, ablation none, sparsity 0.5, seed 0; seeds are the repl"
+    for draw in (plots.accuracies, plots.ablation_effects, plots.accuracy_by_ablation):
+        with pytest.raises(ConfigurationError, match=told):
+            draw(twice)
 
 
 def test_layer_densities_and_the_crosses_of_collapsed_layers():
@@ -294,7 +314,7 @@ def test_runs_of_other_networks_share_no_figure_but_are_told_apart():
     assert sorted(longer) == ["160epochs", "2epochs"]
 
 
-@pytest.mark.parametrize("draw", [plots.accuracy_by_ablation, plots.cost, plots.results_table])
+@pytest.mark.parametrize("draw", [plots.accuracy_by_ablation, plots.cost, plots.accuracies])
 def test_nothing_to_draw_is_one_clear_error(draw):
     with pytest.raises(ConfigurationError, match="no finished run"):
         draw(made_up()[0].iloc[:0])
@@ -303,7 +323,7 @@ def test_nothing_to_draw_is_one_clear_error(draw):
 def test_unknown_names_list_the_choices():
     summary, _, _layers = made_up()
     with pytest.raises(ConfigurationError, match="best_test_accuracy"):
-        plots.results_table(summary, statistic="accuracy")
+        plots.accuracies(summary, statistic="accuracy")
     with pytest.raises(ConfigurationError, match=r"ablation='shuffle'.*none, invert"):
         plots.methods_together(summary, ["none", "shuffle"])
     with pytest.raises(ConfigurationError, match="tanaka2020, "):

@@ -1,7 +1,7 @@
 """Every figure of the suite: a DataFrame (or scores, or a mask) in, a matplotlib Figure out.
 
 accuracy_by_ablation(summary), methods_together(summary)    the results
-training_curves(epochs), cost(summary), results_table(summary)
+training_curves(epochs), cost(summary)
 layer_densities(layers), scores_by_layer_size(layers)       what the masks and scores did
 score_histograms(scores), mask_image(mask)                  one run from inside
 predicted_densities(layers, predicted), concentration(scores, masks)
@@ -14,7 +14,9 @@ filter_norms(filters), penalty(sparse), filters_left(shapes), cost_beside_mask(c
 filter_variants(summary), published_filters(published)      filter pruning
 ticket_levels(levels), kept_weights(initial, trained, masks)          a lottery ticket
 tickets_compared(levels, by), tickets_table(levels, by), retraining_compared(levels, published)
-ablation_effects(summary), beside_published(summary, reference)       tables of differences
+accuracies(summary), ablation_effects(summary), random_compared(summary)   tables of numbers
+by_sparsity(numbers)                                        one of them as a page shows it
+beside_published(summary, reference), published_table(both) ours beside published numbers
 facts(rows)           a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
@@ -24,7 +26,15 @@ from __future__ import annotations
 
 from common.plots.accuracy import accuracy_by_ablation, methods_together
 from common.plots.collapse import collapse_densities, critical_compression, seed_agreement
-from common.plots.comparison import ablation_effects, beside_published, markdown
+from common.plots.comparison import (
+    ablation_effects,
+    accuracies,
+    beside_published,
+    by_sparsity,
+    markdown,
+    published_table,
+    random_compared,
+)
 from common.plots.conservation import (
     batchnorm_modes,
     layer_conservation,
@@ -36,7 +46,7 @@ from common.plots.facts import facts
 from common.plots.inversion import inversion_rounds, procedure_training, procedures_by_layer
 from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.masks import mask_image
-from common.plots.runs import cost, results_table, training_curves
+from common.plots.runs import cost, training_curves
 from common.plots.scores import score_histograms
 from common.plots.signal import batchnorm_variances
 from common.plots.structured import (
@@ -60,10 +70,12 @@ from common.plots.tickets import (
 __all__ = [
     "ablation_effects",
     "ablations",
+    "accuracies",
     "accuracy_by_ablation",
     "batchnorm_modes",
     "batchnorm_variances",
     "beside_published",
+    "by_sparsity",
     "collapse_densities",
     "concentration",
     "cost",
@@ -87,7 +99,8 @@ __all__ = [
     "procedure_training",
     "procedures_by_layer",
     "published_filters",
-    "results_table",
+    "published_table",
+    "random_compared",
     "retraining_compared",
     "save",
     "score_histograms",

@@ -254,9 +254,7 @@ def _finished(
     style.write_caption(
         figure,
         tables.described(runs) + ".",
-        "Lines: mean over runs; bands: from the lowest to the highest."
-        if _repeated(pruned)
-        else "",
+        "Lines: mean over seeds; bands: its 95 percent t-interval." if _repeated(pruned) else "",
         f"Grey: {source.name}: {source.caution}." if source else "",
     )
     return figure

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import pandas as pd
 
 from common.errors import ConfigurationError, unknown
-from common.plots import style
 from common.plots.style import ABLATIONS, ordered
 from common.reference import DATASETS, METHODS, MODELS
+from common.statistics import MATCHED, intervals
 
 # What makes two runs one experiment with other seeds: never averaged across these.
 SETTING = ("dataset", "model", "protocol", "epochs")
@@ -95,9 +95,9 @@ def of(runs: pd.DataFrame, method: tuple[str, str], ablation: str | None = None)
 
 
 def curve(runs: pd.DataFrame, statistic: str) -> pd.DataFrame:
-    """Per sparsity, ascending: mean, low (minimum), high (maximum) and n of `statistic`."""
-    grouped = runs.groupby("sparsity")[statistic]
-    return grouped.agg(mean="mean", low="min", high="max", n="count").reset_index()
+    """Per sparsity, ascending: mean of `statistic`, low and high of its 95 percent t-interval over
+    the runs (nan for one), and their number n."""
+    return intervals(runs.sort_values("sparsity"), ["sparsity"], statistic)
 
 
 def joined(part: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
@@ -141,20 +141,21 @@ def check_statistic(statistic: str) -> None:
 
 
 def one_statistic(summary: pd.DataFrame, statistic: str) -> pd.DataFrame:
-    """The runs of one data set and model, prepared, with a known `statistic`; raises
-    ConfigurationError if they are not."""
+    """The runs of one data set and model, prepared, with a known `statistic`, and one of each seed;
+    raises ConfigurationError if they are not."""
     check_statistic(statistic)
-    runs = prepared(summary, ["dataset", "model", statistic])
+    runs = prepared(summary, ["dataset", "model", "seed", statistic])
     one_network(runs)
+    cell = [name for name in MATCHED if name in runs]
+    if (again := runs[runs.duplicated(cell)]).size:
+        told = ", ".join(
+            f"{name} {value}" for name, value in again[cell].iloc[0].items() if value != ""
+        )
+        raise ConfigurationError(
+            f"summary: several runs of {told}; seeds are the replicates, so runs that differ in "
+            "something else need figures of their own"
+        )
     return runs
-
-
-def by_sparsity(rows: dict[tuple[str, str], pd.Series]) -> pd.DataFrame:
-    """Series over sparsity as rows (method, ablation) of one table; what is missing is empty."""
-    table = pd.DataFrame(rows).T.sort_index(axis=1)
-    table.columns = pd.Index([style.percent(s) for s in table.columns], name="removed")
-    table.index = pd.MultiIndex.from_tuples(rows, names=["method", "ablation"])
-    return table.fillna("")
 
 
 def described(summary: pd.DataFrame) -> str:
