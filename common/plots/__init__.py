@@ -1,6 +1,7 @@
 """Every figure of the suite: a DataFrame (or scores, or a mask) in, a matplotlib Figure out.
 
 accuracy_by_ablation(summary), methods_together(summary)    the results
+effects(summary), against_random(summary)                   what differs, with its interval
 training_curves(epochs), cost(summary)
 layer_densities(layers), scores_by_layer_size(layers)       what the masks and scores did
 score_histograms(scores), mask_image(mask)                  one run from inside
@@ -42,6 +43,7 @@ from common.plots.conservation import (
     unit_conservation,
 )
 from common.plots.diagnostics import concentration, predicted_densities
+from common.plots.effects import against_random, effects
 from common.plots.facts import facts
 from common.plots.inversion import inversion_rounds, procedure_training, procedures_by_layer
 from common.plots.layers import layer_densities, scores_by_layer_size
@@ -72,6 +74,7 @@ __all__ = [
     "ablations",
     "accuracies",
     "accuracy_by_ablation",
+    "against_random",
     "batchnorm_modes",
     "batchnorm_variances",
     "beside_published",
@@ -81,6 +84,7 @@ __all__ = [
     "cost",
     "cost_beside_mask",
     "critical_compression",
+    "effects",
     "facts",
     "filter_norms",
     "filter_variants",

@@ -25,7 +25,7 @@ from common.reference import METHODS
 from common.results import write_atomically
 
 NAMED = 30  # layers up to which every one is named on an axis
-SHOWN_DPI = 120  # in a notebook
+SHOWN_DPI = 100  # in a notebook
 WIDTH = 9.0  # inches: 900 px on a page at 100 dpi, two columns in print
 INK, GREY, ALARM = "#1a1a1a", "#8c8c8c", "#C1121F"
 NEUTRAL = "#3D5A80"  # a run whose method the figure is not told

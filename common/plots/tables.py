@@ -128,6 +128,14 @@ def nearest(sparsities: pd.Series, wanted: float = 0.9) -> float:
     return min(pruned, key=lambda s: abs(s - wanted)) if pruned else 0.0
 
 
+def spread(values: Iterable[float], count: int = 4) -> list[float]:
+    """At most `count` of the distinct values, ascending, evenly spread over their order."""
+    found = sorted(set(values))
+    if len(found) <= count:
+        return found
+    return [found[round(place * (len(found) - 1) / (count - 1))] for place in range(count)]
+
+
 def check_ablation(pruned: pd.DataFrame, ablation: str) -> None:
     """Raises ConfigurationError if pruned runs exist, but none with `ablation`."""
     if len(pruned) and ablation not in set(pruned["ablation"]):
