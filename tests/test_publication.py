@@ -373,3 +373,21 @@ def test_published_accuracies_are_compared_where_both_have_one():
     assert plots.beside_published(ours, elsewhere.iloc[:0]).empty
     with pytest.raises(ConfigurationError, match="choose one source"):
         plots.beside_published(ours, pd.concat([theirs, theirs.assign(source="wang2020")]))
+
+
+def test_the_order_of_methods_is_compared_also_where_it_is_another():
+    accuracies = {"random": (60, 61), "SNIP": (70, 64), "grasp": (65, 63), "synflow": (68, 62)}
+    ours = pd.DataFrame([row(method=m, test_accuracy=a) for m, (a, _) in accuracies.items()])
+    shuffled = ours.assign(ablation="shuffle", test_accuracy=99.0)
+    theirs = pd.DataFrame([row(method=m, test_accuracy=b) for m, (_, b) in accuracies.items()])
+    theirs = pd.concat([theirs, theirs.assign(ablation="shuffle")])
+    theirs = theirs.assign(source="mge2024", replicates=3)
+    orders = plots.orders_compared(plots.beside_published(pd.concat([ours, shuffled]), theirs))
+    assert orders[["sparsity", "n", "rho"]].to_numpy().tolist() == [[0.9, 4, pytest.approx(0.8)]]
+    assert orders["least_p"].iloc[0] == pytest.approx(2 / 24)
+    (shown,) = plots.orders_table(orders).to_numpy().tolist()
+    ends = ["SNIP, SynFlow, GraSP, Random", "SNIP, GraSP, SynFlow, Random"]
+    assert shown == ["90%", 4, "0.80", "0.33", "0.08", *ends]
+    upside_down = theirs.assign(test_accuracy=-theirs["test_accuracy"])
+    orders = plots.orders_compared(plots.beside_published(ours, upside_down))
+    assert plots.orders_table(orders)["Spearman's ρ"].to_list() == ["−0.80"]

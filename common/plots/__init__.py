@@ -18,6 +18,7 @@ tickets_compared(levels, by), tickets_table(levels, by), retraining_compared(lev
 accuracies(summary), ablation_effects(summary), random_compared(summary)   tables of numbers
 by_sparsity(numbers)                                        one of them as a page shows it
 beside_published(summary, reference), published_table(both) ours beside published numbers
+orders_compared(both), orders_table(orders)                 and the order of methods
 facts(rows)           a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
@@ -33,6 +34,8 @@ from common.plots.comparison import (
     beside_published,
     by_sparsity,
     markdown,
+    orders_compared,
+    orders_table,
     published_table,
     random_compared,
 )
@@ -98,6 +101,8 @@ __all__ = [
     "mask_image",
     "methods_together",
     "network_name",
+    "orders_compared",
+    "orders_table",
     "penalty",
     "predicted_densities",
     "procedure_training",

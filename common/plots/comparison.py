@@ -14,7 +14,13 @@ import pandas as pd
 
 from common.plots import style, tables
 from common.reference import Source, single_source
-from common.statistics import NUMBERS, Interval, intervals, paired_differences
+from common.statistics import (
+    NUMBERS,
+    Interval,
+    intervals,
+    paired_differences,
+    rank_correlation,
+)
 
 CELL = (*tables.SETTING, "method", "variant", "ablation", "sparsity")
 DENSE = "dense"  # what the method of the dense network is called
@@ -127,6 +133,45 @@ def published_table(both: pd.DataFrame) -> pd.DataFrame:
             "published": both["published"].map("{:.2f}".format).to_list(),
             "difference": both["difference"].map(style.signed).to_list(),
             "likely reason": both["likely_reason"].to_list(),
+        }
+    )
+
+
+def orders_compared(both: pd.DataFrame) -> pd.DataFrame:
+    """How far the order of the unmodified methods is the published one, sparsity by sparsity.
+
+    both: of `beside_published`. The columns of a setting, sparsity, the number n of methods that
+    both have, Spearman's rho with its permutation p, least_p, the p that n methods in the same
+    order would have, and the methods from best to worst, `here` and `published`.
+    """
+    unmodified = both[both["ablation"] == "none"]
+    rows = []
+    for key, part in unmodified.groupby([*tables.SETTING, "sparsity"]):
+        found = rank_correlation(part["mean"].to_list(), part["published"].to_list())
+        orders = [
+            ", ".join(_names(part.sort_values(column, ascending=False, kind="stable")))
+            for column in ("mean", "published")
+        ]
+        rows.append((*key, found.n, found.rho, found.p, found.least_p, *orders))
+    columns = ("n", "rho", "p", "least_p", "here", "published")
+    return pd.DataFrame(rows, columns=[*tables.SETTING, "sparsity", *columns])
+
+
+def orders_table(orders: pd.DataFrame) -> pd.DataFrame:
+    """What `orders_compared` found as a page shows it."""
+
+    def number(value: float) -> str:
+        return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+
+    return pd.DataFrame(
+        {
+            "removed": orders["sparsity"].map(style.percent),
+            "methods": orders["n"],
+            "Spearman's ρ": orders["rho"].map(number),
+            "p": orders["p"].map(number),
+            "least possible p": orders["least_p"].map(number),
+            "here, from the best": orders["here"],
+            "published": orders["published"],
         }
     )
 

@@ -111,7 +111,9 @@ def readme_tables(summary: pd.DataFrame, source: str | None) -> dict[str, pd.Dat
     if source:
         network = summary[["dataset", "model"]].iloc[0]
         published = reference.curves(source, *network)
-        found["published"] = plots.published_table(plots.beside_published(summary, published))
+        both = plots.beside_published(summary, published)
+        found["published"] = plots.published_table(both)
+        found["order"] = plots.orders_table(plots.orders_compared(both))
     return found
 
 
