@@ -154,7 +154,8 @@ def test_every_deferred_name_is_there() -> None:
         assert all(hasattr(package, name) for name in package.__all__)
     assert callable(models.initialise), "a file of that name would hide it"
     for variants in pruning.METHODS.values():
-        assert all(callable(method.score.load()) for method in variants.values())
+        scores = [method.score.__wrapped__ for method in variants.values()]
+        assert all(callable(score.load()) for score in scores)
     draws = [getattr(draw, "func", draw) for draw in models.INITIALISATIONS.values()]
     makers = [getattr(one.make, "func", one.make) for one in models.MODELS.values()]
     assert all(callable(function.load()) for function in (*draws, *makers))

@@ -40,6 +40,7 @@ def test_exact_at_initialisation_and_after_training(tmp_path, initial, method, v
     for pretrain_epochs in (0, 1):
         options = {"pretrain_epochs": pretrain_epochs, "epochs": 0, "device": "cpu"}
         run = Run(configure(method, variant=variant, results_dir=tmp_path, **options))
+        run.begin()
         before = {name: weight.detach().clone() for name, weight in prunable(run.model).items()}
         trained = [not torch.equal(before[name], weight) for name, weight in initial.items()]
         assert all(trained) if pretrain_epochs else not any(trained)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.collections import LineCollection, PolyCollection
 
 from common import plots
 from common.base.errors import ConfigurationError
@@ -68,6 +69,26 @@ def has_line(axes, x, y):
     return any(len(a) == len(x) and np.allclose(a, x) and np.allclose(b, y) for a, b in lines(axes))
 
 
+def has_curve(axes, x, y):
+    """A line at about these x: lines with bars stand side by side."""
+    return any(
+        len(a) == len(x) and np.allclose(a, x, rtol=0.12) and np.allclose(b, y)
+        for a, b in lines(axes)
+    )
+
+
+def bars(axes, along=1):
+    """The ends of an axes' upright bars (along=0: of its level ones): [(low, high)]."""
+    found = [c for c in axes.collections if isinstance(c, LineCollection)]
+    return [tuple(segment[:, along]) for c in found for segment in c.get_segments()]
+
+
+def interval(values):
+    """The 95 percent t-interval of three."""
+    half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)
+    return np.mean(values) - half, np.mean(values) + half
+
+
 def caption(figure):
     return " ".join(figure.get_supxlabel().split())
 
@@ -95,9 +116,46 @@ def test_lines_of_accuracy_are_means_over_seeds_at_the_weights_remaining():
         for ablation in ("none", "invert"):
             rows = summary[(summary["method"] == method) & (summary["ablation"] == ablation)]
             means = [rows[rows["sparsity"] == s]["test_accuracy"].mean() for s in (0.5, 0.9)]
-            assert has_line(panel(figure, title), [50, 10], means)
+            assert has_curve(panel(figure, title), [50, 10], means)
     together = plots.methods_together(summary, ["invert"])
-    assert has_line(together.axes[0], [50, 10], [10, 10])
+    assert has_curve(together.axes[0], [50, 10], [10, 10])
+
+
+def test_bars_are_intervals_of_the_mean_over_seeds_and_stand_side_by_side():
+    summary, _, _ = made_up()
+    axes = panel(plots.accuracy_by_ablation(summary), "SNIP")
+    cells = summary.query("method == 'SNIP' and sparsity > 0").groupby(["ablation", "sparsity"])
+    expected = [interval(values) for _, values in cells["test_accuracy"]]
+    assert np.allclose(sorted(bars(axes)), sorted(expected))
+    starts = [line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("o", "D")]
+    assert len(set(starts)) == len(starts) == 2
+    text = caption(plots.accuracy_by_ablation(summary))
+    assert "bars: its 95 percent t-interval, grey for the dense network; dots: single" in text
+    dense = summary[summary["sparsity"] == 0]["test_accuracy"]
+    (band,) = axes.patches
+    assert tuple(band.get_bbox().intervaly) == pytest.approx(interval(dense))
+
+
+def test_one_seed_has_no_bar_and_its_place_at_the_weights_remaining():
+    summary, _, _ = made_up(seeds=(4,))
+    figure = plots.accuracy_by_ablation(summary)
+    means = summary.query("method == 'SNIP' and ablation == 'none' and sparsity > 0")
+    assert has_line(panel(figure, "SNIP"), [50, 10], means["test_accuracy"])
+    assert bars(panel(figure, "SNIP")) == []
+    assert "interval" not in caption(figure)
+    some = made_up()[0].query("ablation == 'none' or seed == 0")
+    assert "one seed has no bar" in caption(plots.accuracy_by_ablation(some))
+
+
+def test_many_points_share_a_band():
+    sparsities = tuple(round(0.1 * k, 1) for k in range(1, 10))
+    summary, _, _ = made_up(sparsities=sparsities, dense=False)
+    axes = panel(plots.accuracy_by_ablation(summary), "SNIP")
+    assert bars(axes) == []
+    (first, *_) = (c for c in axes.collections if isinstance(c, PolyCollection))
+    values = summary.query("method == 'SNIP' and ablation == 'invert' and sparsity == 0.1")
+    edges = [y for x, y in first.get_paths()[0].vertices if np.isclose(x, 90)]
+    assert (min(edges), max(edges)) == pytest.approx(interval(values["test_accuracy"]))
 
 
 def test_every_run_lies_within_the_limits_and_axes_are_labelled():
@@ -120,11 +178,11 @@ def test_methods_with_an_ablation_have_a_panel_and_random_pruning_a_line_in_each
     plain = made_up(["random", "ntk_sap"], ("none",), dense=False)[0]
     plain["test_accuracy"] = 33.0
     figure = plots.accuracy_by_ablation(pd.concat([ablated, plain], ignore_index=True))
-    assert [title for title in titles(figure) if title] == ["SNIP", "SynFlow"]
-    for title in ("SNIP", "SynFlow"):
-        assert has_line(panel(figure, title), [50, 10], [33, 33])
+    assert [title for title in titles(figure) if title] == ["SNIP", "SynFlow", "NTK-SAP"]
+    for title in ("SNIP", "SynFlow", "NTK-SAP"):
+        assert has_curve(panel(figure, title), [50, 10], [33, 33])
     assert "random pruning" in legend(figure)
-    assert "33 runs" in caption(figure), "27 of the two, 6 of random pruning"
+    assert "39 runs" in caption(figure), "27 of the two, 6 of random pruning, 6 of NTK-SAP"
     alone = plots.accuracy_by_ablation(plain)
     assert [title for title in titles(alone) if title] == ["Random", "NTK-SAP"]
 
@@ -140,7 +198,66 @@ def test_random_pruning_stands_beside_the_ablations_of_others():
         for method in ("SNIP", "random"):
             rows = whole[(whole["method"] == method) & (whole["ablation"] == ablation)]
             means = rows[rows["sparsity"] > 0].groupby("sparsity")["test_accuracy"].mean()
-            assert has_line(figure.axes[left_titles(figure).index(title)], [50, 10], means)
+            assert has_curve(figure.axes[left_titles(figure).index(title)], [50, 10], means)
+
+
+def test_methods_without_an_ablation_share_the_last_panel():
+    plain = made_up(["random", "ntk_sap", "prospr"], ("none",), dense=False)[0]
+    plain.loc[plain["method"] == "prospr", "test_accuracy"] = 44.0
+    runs = pd.concat([made_up(["SNIP"])[0], plain], ignore_index=True)
+    figure = plots.accuracy_by_ablation(runs)
+    assert [title for title in titles(figure) if title] == ["SNIP", "NTK-SAP, ProsPr"]
+    assert has_curve(panel(figure, "NTK-SAP, ProsPr"), [50, 10], [44, 44])
+    assert not has_curve(panel(figure, "SNIP"), [50, 10], [44, 44])
+    assert {"NTK-SAP", "ProsPr", "random pruning", "dense network"} <= set(legend(figure))
+
+
+def paired(**differences):
+    """Runs of SNIP in seeds 10 points apart, and ablations that differ by so much from it."""
+    rows = []
+    for ablation, values in {"none": (0, 0, 0), **differences}.items():
+        runs = made_up(["SNIP"], (ablation,), (0.9,), range(len(values)), dense=False)[0]
+        rows.append(runs.assign(test_accuracy=50 + 10 * runs["seed"] + list(values)))
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_effects_are_drawn_with_their_interval_and_filled_where_it_excludes_zero():
+    figure = plots.effects(paired(shuffle=(1, 2, 6), reinit=(2, 3, 4), invert=(-40, -41, -42)))
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["SNIP", "mask shuffled", "weights redrawn", "scores inverted"]
+    marks = {}
+    for line in axes.lines[:-1]:  # the last one stands at zero
+        (x,), (y,) = line.get_data()
+        marks[labels[int(y)]] = x, line.get_markerfacecolor() != "white"
+    assert marks["mask shuffled"] == (3, False)
+    assert marks["weights redrawn"] == (3, True)
+    x, filled = marks["scores inverted"]
+    assert -axes.get_xlim()[1] < x < -8
+    assert filled
+    assert "−41.00 ± 2.48" in [text.get_text() for text in axes.texts]
+    assert np.allclose(bars(axes, along=0), [interval((1, 2, 6)), interval((2, 3, 4))])
+    assert "Of 3 intervals 2 exclude zero; about 0.15 would by chance alone." in caption(figure)
+    assert "no difference found" in " ".join(legend(figure))
+
+
+def test_an_effect_of_one_seed_is_drawn_as_carrying_nothing():
+    figure = plots.effects(paired(shuffle=(3,)))
+    assert legend(figure) == ["one seed, which carries nothing"]
+    assert not figure.axes[0].collections
+    assert "interval" not in caption(figure)
+    for draw in (plots.effects, plots.against_random):
+        with pytest.raises(ConfigurationError, match="no two runs of one seed"):
+            draw(paired())
+
+
+def test_methods_are_drawn_against_random_pruning_at_four_sparsities_at_most():
+    sparsities = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
+    runs = made_up(["random", "SNIP", "grasp"], ("none", "shuffle"), sparsities)[0]
+    figure = plots.against_random(runs)
+    assert left_titles(figure) == [f"{s}% removed" for s in (10, 50, 70, 90)]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["SNIP", "GraSP"]
+    assert "36 runs" in caption(figure), "3 methods, 4 sparsities, 3 seeds"
 
 
 @pytest.mark.parametrize(("dataset", "chance"), [("cifar10", 10), ("cifar100", 1)])
@@ -178,7 +295,7 @@ def test_any_set_of_methods_and_seeds_draws(methods, seeds):
     plots.scores_by_layer_size(layers, summary)
     plots.training_curves(epochs, summary)
     plots.cost(summary)
-    assert plots.results_table(summary).shape == (len(methods), 1)
+    assert plots.by_sparsity(plots.accuracies(summary)).shape == (len(methods), 1)
 
 
 def test_variants_are_methods_of_their_own():
@@ -208,19 +325,39 @@ def test_captions_count_runs_and_seeds_and_call_what_differs_mixed():
 
 def test_the_table_holds_independent_means():
     summary, _, _ = made_up()
-    table = plots.results_table(summary)
+    numbers = plots.accuracies(summary)
     values = summary.query("method == 'SNIP' and ablation == 'invert' and sparsity == 0.9")
     values = values["test_accuracy"].to_numpy()
-    spread = np.sqrt(((values - values.sum() / 3) ** 2).sum() / 2)
-    assert (
-        table.loc[("SNIP", "scores inverted"), "90%"]
-        == f"{values.sum() / 3:.2f} ± {spread:.2f} (3)"
-    )
+    mean, spread = values.sum() / 3, np.sqrt(((values - values.mean()) ** 2).sum() / 2)
+    half = 4.302653 * spread / np.sqrt(3)  # t(0.975; 2)
+    row = numbers.query("method == 'SNIP' and ablation == 'invert' and sparsity == 0.9").iloc[0]
+    assert tuple(row[["mean", "low", "high"]]) == pytest.approx((mean, mean - half, mean + half))
+    table = plots.by_sparsity(numbers)
+    assert table.loc[("SNIP", "scores inverted"), "90%"] == f"{mean:.2f} ± {half:.2f} (3)"
     assert table.loc[("SynFlow", "scores inverted"), "50%"] == "10.00 ± 0.00 (3)"
     assert table.loc[("Dense network", ""), "90%"] == ""
     assert list(table.columns) == ["0%", "50%", "90%"]
-    single = plots.results_table(made_up(seeds=(0,))[0])
+    assert list(table.index)[:2] == [("Dense network", ""), ("SNIP", "unmodified")]
+    single = plots.by_sparsity(plots.accuracies(made_up(seeds=(0,))[0]))
     assert single.loc[("SynFlow", "scores inverted"), "50%"] == "10.00 (1)"
+
+
+def test_the_dense_network_counts_a_seed_once_whatever_method_it_was_run_by():
+    summary, _, _ = made_up()
+    again = summary[summary["sparsity"] == 0].assign(method="synflow")
+    numbers = plots.accuracies(pd.concat([summary, again.assign(test_accuracy=0.0)]))
+    (row,) = numbers[numbers["sparsity"] == 0].to_dict("records")
+    dense = summary[summary["sparsity"] == 0]["test_accuracy"]
+    assert (row["method"], row["n"], row["mean"]) == ("dense", 3, pytest.approx(dense.mean() / 2))
+
+
+def test_two_runs_of_a_seed_are_no_replicates():
+    summary, _, _ = made_up()
+    twice = pd.concat([summary, summary.iloc[:1].assign(precision="float32")])
+    told = "several runs of .*method SNIP, ablation none, sparsity 0.5, seed 0; seeds are the repl"
+    for draw in (plots.accuracies, plots.ablation_effects, plots.accuracy_by_ablation):
+        with pytest.raises(ConfigurationError, match=told):
+            draw(twice)
 
 
 def test_layer_densities_and_the_crosses_of_collapsed_layers():
@@ -295,7 +432,7 @@ def test_runs_of_other_networks_share_no_figure_but_are_told_apart():
     assert sorted(longer) == ["160epochs", "2epochs"]
 
 
-@pytest.mark.parametrize("draw", [plots.accuracy_by_ablation, plots.cost, plots.results_table])
+@pytest.mark.parametrize("draw", [plots.accuracy_by_ablation, plots.cost, plots.accuracies])
 def test_nothing_to_draw_is_one_clear_error(draw):
     with pytest.raises(ConfigurationError, match="no finished run"):
         draw(made_up()[0].iloc[:0])
@@ -304,7 +441,7 @@ def test_nothing_to_draw_is_one_clear_error(draw):
 def test_unknown_names_list_the_choices():
     summary, _, _layers = made_up()
     with pytest.raises(ConfigurationError, match="best_test_accuracy"):
-        plots.results_table(summary, statistic="accuracy")
+        plots.accuracies(summary, statistic="accuracy")
     with pytest.raises(ConfigurationError, match=r"ablation='shuffle'.*none, invert"):
         plots.methods_together(summary, ["none", "shuffle"])
     with pytest.raises(ConfigurationError, match="tanaka2020, "):

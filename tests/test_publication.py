@@ -119,7 +119,7 @@ def looked_up(reference: str) -> float:
     table = pd.read_csv(FIGURES / f"{name}.csv")
     rows = table.query(query)
     how, _, which = column.partition(" ")
-    if how not in ("min", "max", "mean"):
+    if not which:
         how, which = "", column
     assert len(rows) == 1 or (how and len(rows)), f"{len(rows)} rows: {reference}"
     values = rows[which].astype(str).str.extract(r"^([+-]?[\d.]+(?:e[+-]?\d+)?)")[0].astype(float)
@@ -315,19 +315,47 @@ def test_a_table_takes_its_place_in_the_readme():
         publish.with_tables(before, {"two": table})
 
 
-def test_effects_are_differences_to_the_unmodified_method():
+def test_effects_are_differences_seed_by_seed_with_their_interval():
     runs = pd.DataFrame(
         [
-            row(test_accuracy=80.0),
-            row(test_accuracy=82.0, seed=1),
-            row(test_accuracy=79.5, ablation="shuffle"),
+            *(row(test_accuracy=80.0 + 9 * s, seed=s) for s in (0, 1, 2)),
+            *(row(test_accuracy=81.0 + 10 * s, seed=s, ablation="shuffle") for s in (0, 1, 2)),
+            row(test_accuracy=79.0, ablation="reinit"),  # one seed
+            row(test_accuracy=90.0, seed=7, ablation="reinit"),  # its counterpart was not run
             row(test_accuracy=10.0, ablation="invert", sparsity=0.5),  # nothing to compare with
             row(sparsity=0.0, test_accuracy=90.0),
         ]
     )
-    effects = plots.ablation_effects(runs)
-    assert effects.loc[("SNIP", "mask shuffled"), "90%"] == "-1.50"
-    assert (effects == "").sum().sum() == effects.size - 1
+    shuffled, redrawn = plots.ablation_effects(runs).to_dict("records")
+    half = 4.302653 / 3**0.5  # t(0.975; 2), and the differences are 1, 2, 3
+    assert (shuffled["method"], shuffled["ablation"], shuffled["baseline"]) == (
+        *("SNIP", "shuffle"),
+        "none",
+    )
+    assert [shuffled[name] for name in ("mean", "low", "high", "n")] == pytest.approx(
+        [2, 2 - half, 2 + half, 3]
+    )
+    assert (redrawn["mean"], redrawn["n"]) == (-1, 1)
+    assert np.isnan(redrawn["low"])
+    effects = plots.by_sparsity(plots.ablation_effects(runs))
+    assert effects.loc[("SNIP", "mask shuffled"), "90%"] == "+2.00 ± 2.48 (3)"
+    assert effects.loc[("SNIP", "weights redrawn"), "90%"] == "−1.00 (1)"
+    assert effects.shape == (2, 1)
+
+
+def test_a_difference_is_marked_where_its_interval_excludes_zero():
+    runs = [row(method="random", test_accuracy=50.0 + s, seed=s) for s in range(3)]
+    for method, differences in (("SNIP", (4, 5, 6)), ("grasp", (-4, -5, -6)), ("synflow", (9, 0))):
+        for seed, difference in enumerate(differences):
+            runs.append(row(method=method, test_accuracy=50.0 + seed + difference, seed=seed))
+    runs.append(row(ablation="shuffle"))  # only unmodified ones are compared
+    table = plots.by_sparsity(plots.random_compared(pd.DataFrame(runs)))
+    assert list(table.index) == ["SNIP", "GraSP", "SynFlow"]
+    assert list(table["90%"]) == [
+        "+5.00 ± 2.48 (3) ▲",
+        "−5.00 ± 2.48 (3) ▼",
+        "+4.50 ± 57.18 (2)",
+    ]
 
 
 def test_published_accuracies_are_compared_where_both_have_one():
@@ -336,25 +364,38 @@ def test_published_accuracies_are_compared_where_both_have_one():
     uniform = row(method="random", variant="uniform", test_accuracy=61.0)
     theirs = pd.DataFrame([row(test_accuracy=85.5), uniform])
     theirs = theirs.assign(source="mge2024", replicates=[3, None])
-    rows = plots.beside_published(ours, theirs).to_dict("records")
+    both = plots.beside_published(ours, theirs)
+    assert list(both["difference"]) == [-1, -4.5]
     schedule = "1 epochs, theirs 160"
-    assert [list(row.values()) for row in rows] == [
-        ["Random", "unmodified", "90%", "60.00", "61.00", "-1.00", 1, schedule],
+    assert plots.published_table(both).to_numpy().tolist() == [
+        ["Random", "unmodified", "90%", "60.00 (1)", "61.00", "−1.00", schedule],
         [
-            "SNIP",
-            "unmodified",
-            "90%",
-            "81.00",
-            "85.50",
-            "-4.50",
-            2,
+            *("SNIP", "unmodified", "90%", "81.00 ± 12.71 (2)", "85.50", "−4.50"),
             f"{schedule}; 2 runs, theirs 3",
         ],
     ]
     alike = plots.beside_published(ours.assign(epochs=160), theirs)
-    assert list(alike["likely reason"]) == ["", "2 runs, theirs 3"]
+    assert list(alike["likely_reason"]) == ["", "2 runs, theirs 3"]
     elsewhere = theirs.assign(sparsity=0.123)
     assert plots.beside_published(ours, elsewhere).empty
     assert plots.beside_published(ours, elsewhere.iloc[:0]).empty
     with pytest.raises(ConfigurationError, match="choose one source"):
         plots.beside_published(ours, pd.concat([theirs, theirs.assign(source="wang2020")]))
+
+
+def test_the_order_of_methods_is_compared_also_where_it_is_another():
+    accuracies = {"random": (60, 61), "SNIP": (70, 64), "grasp": (65, 63), "synflow": (68, 62)}
+    ours = pd.DataFrame([row(method=m, test_accuracy=a) for m, (a, _) in accuracies.items()])
+    shuffled = ours.assign(ablation="shuffle", test_accuracy=99.0)
+    theirs = pd.DataFrame([row(method=m, test_accuracy=b) for m, (_, b) in accuracies.items()])
+    theirs = pd.concat([theirs, theirs.assign(ablation="shuffle")])
+    theirs = theirs.assign(source="mge2024", replicates=3)
+    orders = plots.orders_compared(plots.beside_published(pd.concat([ours, shuffled]), theirs))
+    assert orders[["sparsity", "n", "rho"]].to_numpy().tolist() == [[0.9, 4, pytest.approx(0.8)]]
+    assert orders["least_p"].iloc[0] == pytest.approx(2 / 24)
+    (shown,) = plots.orders_table(orders).to_numpy().tolist()
+    ends = ["SNIP, SynFlow, GraSP, Random", "SNIP, GraSP, SynFlow, Random"]
+    assert shown == ["90%", 4, "0.80", "0.33", "0.08", *ends]
+    upside_down = theirs.assign(test_accuracy=-theirs["test_accuracy"])
+    orders = plots.orders_compared(plots.beside_published(ours, upside_down))
+    assert plots.orders_table(orders)["Spearman's ρ"].to_list() == ["−0.80"]

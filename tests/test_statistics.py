@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from common.results.statistics import mean_interval, paired_differences
+from common.results.statistics import mean_interval, paired_differences, rank_correlation
 
 SETTING = {"dataset": "digits", "model": "small_vgg", "protocol": "quick", "epochs": 8}
 
@@ -83,3 +84,41 @@ def test_two_runs_of_one_cell_and_seed_are_refused():
     table = runs([("SNIP", "none", 0, 50.0), ("SNIP", "none", 0, 51.0), ("SNIP", "shuffle", 0, 5)])
     with pytest.raises(pd.errors.MergeError):
         paired_differences(table)
+
+
+def test_the_same_order_correlates_fully_and_the_reverse_inversely():
+    for n in (2, 3, 5):
+        order = [10.0 * k for k in range(n)]
+        same, reverse = rank_correlation(order, order), rank_correlation(order, order[::-1])
+        assert (same.rho, reverse.rho) == pytest.approx((1, -1))
+        assert same.p == reverse.p == pytest.approx(same.least_p)
+        assert same.least_p == pytest.approx(2 / math.factorial(n))
+
+
+def test_the_p_value_counts_orders():
+    # Of the 24 orders of four, the same one and three with neighbours swapped reach 0.8.
+    found = rank_correlation([1, 2, 3, 4], [50.0, 60.0, 80.0, 70.0])
+    assert (found.rho, found.n) == (pytest.approx(0.8), 4)
+    assert found.p == pytest.approx(2 * 4 / 24)
+
+
+def test_ties_share_a_rank_and_many_pairs_are_sampled():
+    draws = np.random.default_rng(0)
+    ours, theirs = draws.integers(0, 5, 12), draws.integers(0, 5, 12)
+    found = rank_correlation(ours, theirs)
+    expected = stats.spearmanr(ours, theirs)
+    assert found.rho == pytest.approx(expected.statistic)
+    assert found.p == pytest.approx(expected.pvalue, abs=0.03)
+    assert found == rank_correlation(ours, theirs)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [([], []), ([1], [2]), ([5, 5, 5], [1, 2, 3])])
+def test_what_has_no_order_has_no_correlation(ours, theirs):
+    found = rank_correlation(ours, theirs)
+    assert math.isnan(found.rho)
+    assert found.n == len(ours)
+
+
+def test_orders_of_different_lengths_do_not_compare():
+    with pytest.raises(ValueError, match="orders of 2 and of 1"):
+        rank_correlation([1, 2], [1])

@@ -111,13 +111,16 @@ def representatives(summary: pd.DataFrame) -> dict[str, str]:
 def readme_tables(summary: pd.DataFrame, source: str | None) -> dict[str, pd.DataFrame]:
     """The tables that the README shows, by the names that it gives them."""
     found = {
-        "results": plots.results_table(summary),
-        "effects": plots.ablation_effects(summary),
+        "results": plots.by_sparsity(plots.accuracies(summary)),
+        "effects": plots.by_sparsity(plots.ablation_effects(summary)),
+        "against_random": plots.by_sparsity(plots.random_compared(summary)),
     }
     if source:
         network = summary[["dataset", "model"]].iloc[0]
         published = reference.curves(source, *network)
-        found["published"] = plots.beside_published(summary, published)
+        both = plots.beside_published(summary, published)
+        found["published"] = plots.published_table(both)
+        found["order"] = plots.orders_table(plots.orders_compared(both))
     return found
 
 

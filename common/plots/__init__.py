@@ -1,11 +1,15 @@
 """Every figure of the suite: a DataFrame (or scores, or a mask) in, a matplotlib Figure out.
 
 accuracy_by_ablation(summary), methods_together(summary)    the results
-training_curves(epochs), cost(summary), results_table(summary)
+effects(summary), against_random(summary)                   what differs, with its interval
+training_curves(epochs), cost(summary)
 layer_densities(layers), scores_by_layer_size(layers)       what the masks and scores did
 score_histograms(scores), mask_image(mask)                  one run from inside
 predicted_densities(layers, predicted), concentration(scores, masks)
-ablation_effects(summary), beside_published(summary, reference)       tables of differences
+accuracies(summary), ablation_effects(summary), random_compared(summary)   tables of numbers
+by_sparsity(numbers)                                        one of them as a page shows it
+beside_published(summary, reference), published_table(both) ours beside published numbers
+orders_compared(both), orders_table(orders)                 and the order of methods
 facts(rows)           a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
@@ -14,12 +18,23 @@ save(figure, folder, name)                                  PNG and SVG
 from __future__ import annotations
 
 from common.plots.accuracy import accuracy_by_ablation, methods_together
-from common.plots.comparison import ablation_effects, beside_published, markdown
+from common.plots.comparison import (
+    ablation_effects,
+    accuracies,
+    beside_published,
+    by_sparsity,
+    markdown,
+    orders_compared,
+    orders_table,
+    published_table,
+    random_compared,
+)
 from common.plots.diagnostics import concentration, predicted_densities
+from common.plots.effects import against_random, effects
 from common.plots.facts import facts
 from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.masks import mask_image
-from common.plots.runs import cost, results_table, training_curves
+from common.plots.runs import cost, training_curves
 from common.plots.scores import score_histograms
 from common.plots.style import save
 from common.plots.tables import ablations, network_name, settings
@@ -27,18 +42,25 @@ from common.plots.tables import ablations, network_name, settings
 __all__ = [
     "ablation_effects",
     "ablations",
+    "accuracies",
     "accuracy_by_ablation",
+    "against_random",
     "beside_published",
+    "by_sparsity",
     "concentration",
     "cost",
+    "effects",
     "facts",
     "layer_densities",
     "markdown",
     "mask_image",
     "methods_together",
     "network_name",
+    "orders_compared",
+    "orders_table",
     "predicted_densities",
-    "results_table",
+    "published_table",
+    "random_compared",
     "save",
     "score_histograms",
     "scores_by_layer_size",

@@ -7,7 +7,6 @@ vertical axis of the first panels holds all of 0 to 100 percent; a close-up show
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,17 +19,21 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from common import datasets
 from common.plots import style, tables
 from common.results.reference import single_source
+from common.results.statistics import mean_interval
 
 COLUMNS = 5  # panels side by side
 CLOSE_UP = 25.0  # percentage points below the best that a close-up shows at most
-CROWD = 8  # points on a line from which its markers are small
+CROWD = 8  # points on a line up to which each has its bar; more share a band, and are small
 DOTS = 5  # runs per point up to which each is drawn
+APART, ABREAST = 0.03, 0.13  # of the axis: between lines with bars, and all of them at most
 
 YARDSTICK = ("random", "")  # unmodified, it stands beside every other method
 YARDSTICK_LOOK = {
     **{"color": style.colour("random"), "marker": style.marker("random")},
     **{"linestyle": "-", "linewidth": 1.0, "zorder": 2.5},
 }
+
+MARGIN = 0.12  # decades beside the outermost points
 
 Panels = list[tuple[Axes, Axes]]  # (all of 0 to 100, close-up)
 
@@ -44,38 +47,53 @@ def accuracy_by_ablation(
     """Accuracy against weights remaining: a panel per method and its close-up, a line per ablation,
     and in all of them unmodified random pruning.
 
-    summary: finished runs of one data set and model (contract columns), of which methods without an
-    ablation have a panel only if none has one; reference: rows of one source
+    summary: finished runs of one data set and model (contract columns); methods without an ablation
+    share the last panel, or have one each if no method has any; reference: rows of one source
     (`common.results.reference.curves`), drawn in grey in the panel of their method; statistic:
-    `test_accuracy` or `best_test_accuracy`. Lines are means over runs, bands run from the lowest to
-    the highest, runs with a collapsed layer are crossed. Runs of sparsity 0 are the dense network.
-    Raises ConfigurationError for an empty summary, several networks or sources, a reference for
-    another network, or an unknown statistic.
+    `test_accuracy` or `best_test_accuracy`. Lines are means over seeds, bars (bands, along many
+    points) their 95 percent t-intervals, dots single seeds; runs with a collapsed layer are
+    crossed. Runs of sparsity 0 are the dense network. Raises ConfigurationError for an empty
+    summary, several networks or sources, a reference for another network, an unknown statistic, or
+    several runs of one seed in a cell.
     """
     pruned, dense, theirs = _parts(summary, statistic, reference)
-    shown = _ablated(pruned) or tables.methods(pruned) or [("dense", "")]
-    yardstick = _yardstick(pruned)
-    drawn = pruned[_among(pruned, [*shown, YARDSTICK])]
-    theirs = theirs[_among(theirs, shown)]
-    figure, panels = _panels(len(shown))
-    for pair, method in zip(panels, shown, strict=True):
+    methods = tables.methods(pruned)
+    shown = _ablated(pruned) or methods or [("dense", "")]
+    others = [method for method in methods if method not in [*shown, YARDSTICK]]
+    yardstick = _yardstick(pruned), YARDSTICK_LOOK
+    theirs = theirs[_among(theirs, methods)]
+    figure, panels = _panels(len(shown) + bool(others))
+    for pair, method in zip(panels, shown, strict=False):
         pair[0].set_title(style.method_label(*method), color=style.colour(method[0]), weight="bold")
-        ours = tables.of(drawn, method)
+        ours, published = tables.of(pruned, method), tables.of(theirs, method)
+        lines = [] if method == YARDSTICK else [yardstick]
+        lines += [
+            (tables.of(ours, method, ablation), _look(ablation, style.colour(method[0])))
+            for ablation in reversed(tables.ablations(ours))  # the unmodified method on top
+        ]
         for axes in pair:
-            for ablation in tables.ablations(tables.of(theirs, method)):
-                _draw_reference(axes, tables.of(theirs, method, ablation), _look(ablation))
-            if method != YARDSTICK and len(yardstick):
-                _draw(axes, yardstick, statistic, YARDSTICK_LOOK)
-            for ablation in reversed(tables.ablations(ours)):  # the unmodified method on top
-                look = _look(ablation, style.colour(method[0]))
-                _draw(axes, tables.of(ours, method, ablation), statistic, look)
+            for ablation in tables.ablations(published):
+                _draw_reference(axes, tables.of(published, method, ablation), _look(ablation))
+            _draw_lines(axes, lines, statistic, pruned)
+    if others:
+        labels = [style.method_label(*method) for method in others]
+        title = ", ".join(labels) if len(labels) <= 2 else "Other methods"
+        panels[-1][0].set_title(title, weight="bold")
+        lines = [(tables.of(pruned, method), _method_look(method)) for method in others]
+        for axes in panels[-1]:
+            for method in others:
+                _draw_reference(axes, tables.of(theirs, method, "none"), _method_look(method))
+            _draw_lines(axes, [yardstick, *lines], statistic, pruned)
     handles = [
         Line2D([], [], label=style.ablation_style(name)[0], **_look(name, "#404040"))
-        for name in tables.ablations(drawn)
+        for name in tables.ablations(pruned)
     ]
-    if len(yardstick) and shown != [YARDSTICK]:
+    if len(yardstick[0]) and shown != [YARDSTICK]:
         handles.append(Line2D([], [], label="random pruning", **YARDSTICK_LOOK))
-    return _finished(figure, panels, handles, drawn, dense, statistic, theirs)
+    for method in others:
+        label = style.method_label(*method)
+        handles.append(Line2D([], [], label=label, **_method_look(method)))
+    return _finished(figure, panels, handles, pruned, dense, statistic, theirs)
 
 
 @style.styled
@@ -102,10 +120,14 @@ def methods_together(
         title = style.ablation_style(ablation)[0]
         title = f"All methods, {title}" if len(ablations) == 1 else title
         pair[0].set_title(title, loc="left", weight="bold")
-        for method, axes in itertools.product(tables.methods(drawn), pair):
-            _draw_reference(axes, tables.of(theirs, method, ablation), _method_look(method))
+        lines = []
+        for method in tables.methods(drawn):
             shown = "none" if added and method == YARDSTICK else ablation
-            _draw(axes, tables.of(drawn, method, shown), statistic, _method_look(method))
+            lines.append((tables.of(drawn, method, shown), _method_look(method)))
+        for axes in pair:
+            for method in tables.methods(drawn):
+                _draw_reference(axes, tables.of(theirs, method, ablation), _method_look(method))
+            _draw_lines(axes, lines, statistic, drawn)
     handles = []
     for method in tables.methods(drawn):
         unmodified = ", unmodified" if added and method == YARDSTICK else ""
@@ -118,7 +140,7 @@ def remaining_axis(axes: Axes, densities: np.ndarray) -> None:
     """Make x the weights remaining in percent: logarithmic, decreasing, with readable ticks."""
     remaining = np.unique(np.round(100 * densities, 9))
     low, high = remaining.min(), remaining.max()
-    margin = 1.25 if high > low else 2.0
+    margin = 10**MARGIN if high > low else 2.0
     axes.set_xscale("log")
     axes.set_xlim(min(high * margin, 125), low / margin)
     gaps = np.diff(np.log10(remaining)) / np.log10(high * margin**2 / low)
@@ -165,7 +187,8 @@ def _panels(count: int) -> tuple[Figure, Panels]:
         figure = style.new_figure(3.9)
         full, close = figure.subplots(1, 2)
         return figure, [(full, close)]
-    rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
+    rows = -(-count // COLUMNS)
+    columns = -(-count // rows)
     figure = style.new_figure(1.1 + 3.9 * rows)
     shared = {"sharex": True, "sharey": "row", "squeeze": False}
     grid = figure.subplots(2 * rows, columns, height_ratios=[3, 2] * rows, **shared)
@@ -186,16 +209,35 @@ def _method_look(method: tuple[str, str]) -> dict:
     return look | {"linestyle": "--" if method[1] else "-"}
 
 
-def _draw(axes: Axes, runs: pd.DataFrame, statistic: str, look: dict) -> None:
+def _draw_lines(
+    axes: Axes, lines: list[tuple[pd.DataFrame, dict]], statistic: str, every: pd.DataFrame
+) -> None:
+    """Lines of (runs, look), side by side where they have bars, so that none hides another.
+
+    every: the runs that make the axis.
+    """
+    lines = [(runs, look) for runs, look in lines if len(runs)]
+    decades = np.ptp(np.log10(1 - every["sparsity"])) + 2 * MARGIN
+    step = min(APART, ABREAST / max(len(lines), 1)) * decades if _has_bars(every) else 0.0
+    for place, (runs, look) in enumerate(lines):
+        steps = (len(lines) - 1) / 2 - place  # the axis decreases
+        _draw(axes, runs, statistic, look, 10 ** (step * steps))
+
+
+def _draw(axes: Axes, runs: pd.DataFrame, statistic: str, look: dict, shift: float) -> None:
+    """A line, and what is known of its spread; shift: a factor on the weights remaining."""
     points = tables.curve(runs, statistic)
-    x = 100 * (1 - points["sparsity"])
-    size = 4.5 if len(x) <= CROWD else 3
-    axes.plot(x, points["mean"], **{"markersize": size, "zorder": 3} | look)
-    remaining, hue = 100 * (1 - runs["sparsity"]), look["color"]
-    if (points["n"] > 1).any():
+    x, few = 100 * (1 - points["sparsity"]) * shift, len(points) <= CROWD
+    axes.plot(x, points["mean"], **{"markersize": 4.5 if few else 3, "zorder": 3} | look)
+    remaining, hue = 100 * (1 - runs["sparsity"]) * shift, look["color"]
+    several = points["n"] > 1
+    if few:
+        bars = points[several]
+        axes.vlines(x[several], bars["low"], bars["high"], color=hue, lw=0.8, zorder=2.9)
+    elif several.any():
         axes.fill_between(x, points["low"], points["high"], color=hue, alpha=0.2, lw=0)
-        if points["n"].max() <= DOTS:
-            axes.plot(remaining, runs[statistic], ".", ms=2.5, color=hue)
+    if 1 < points["n"].max() <= DOTS:
+        axes.plot(remaining, runs[statistic], ".", ms=4.5, mew=0, color=hue)
     if "layers_collapsed" in runs:
         cut = runs["layers_collapsed"] > 0
         axes.plot(remaining[cut], runs.loc[cut, statistic], **style.COLLAPSED, zorder=4)
@@ -227,7 +269,8 @@ def _finished(
     lowest = values[values >= ours - CLOSE_UP].min()
     levels = []
     if len(dense):
-        levels.append((dense[statistic].mean(), style.DENSE | {"label": "dense network"}))
+        reached = mean_interval(dense.groupby("seed")[statistic].mean())
+        levels.append((reached.mean, style.DENSE | {"label": "dense network"}))
     chance = 100 / datasets.DATASETS[runs["dataset"].iloc[0]].classes
     levels.append((chance, style.CHANCE | {"label": f"chance ({chance:g}%)"}))
     densities = 1 - (pruned if len(pruned) else runs)["sparsity"].to_numpy()
@@ -236,14 +279,17 @@ def _finished(
             remaining_axis(axes, densities)
             for level, look in levels:
                 axes.axhline(level, **look)
+            if len(dense) and reached.n > 1:
+                axes.axhspan(reached.low, reached.high, color=style.INK, alpha=0.08, lw=0)
         for axes in pair if len(panels) == 1 else pair[1:]:
             axes.set_xlabel("Weights remaining (%)")
             axes.tick_params(labelbottom=True)
         pair[0].set_ylim(0, 102)
         pair[1].set_ylim(lowest - 1, best + 1)
-    for full, close in panels[::COLUMNS]:
-        full.set_ylabel(tables.STATISTICS[statistic])
-        close.set_ylabel("Close-up (%)")
+    for full, close in panels:
+        if full.get_subplotspec().is_first_col():
+            full.set_ylabel(tables.STATISTICS[statistic])
+            close.set_ylabel("Close-up (%)")
     handles += [Line2D([], [], **look) for _, look in levels]
     if "layers_collapsed" in runs and (runs["layers_collapsed"] > 0).any():
         handles.append(Line2D([], [], label="a layer has collapsed", **style.COLLAPSED))
@@ -254,13 +300,26 @@ def _finished(
     style.write_caption(
         figure,
         tables.described(runs) + ".",
-        "Lines: mean over runs; bands: from the lowest to the highest."
-        if _repeated(pruned)
-        else "",
+        _spread_told(pruned, dense),
         f"Grey: {source.name}: {source.caution}." if source else "",
     )
     return figure
 
 
-def _repeated(runs: pd.DataFrame) -> bool:
-    return runs.duplicated(["method", "variant", "ablation", "sparsity"]).any()
+def _spread_told(pruned: pd.DataFrame, dense: pd.DataFrame) -> str:
+    """What the caption says of bars, bands and dots; nothing for one seed throughout."""
+    seeds = pruned.groupby(["method", "variant", "ablation", "sparsity"]).size()
+    if not (seeds > 1).any():
+        return ""
+    few = _has_bars(pruned)
+    told = f"Lines: mean over seeds; {'bars' if few else 'bands'}: its 95 percent t-interval"
+    told += ", grey for the dense network" if dense["seed"].nunique() > 1 else ""
+    told += "; dots: single seeds" if seeds.max() <= DOTS else ""
+    told += "; lines at one sparsity stand side by side" if few else ""
+    return told + ("; one seed has no bar." if few and (seeds == 1).any() else ".")
+
+
+def _has_bars(runs: pd.DataFrame) -> bool:
+    """Whether there are replicates, and few enough sparsities to give each its bar."""
+    cell = ["method", "variant", "ablation", "sparsity"]
+    return runs["sparsity"].nunique() <= CROWD and runs.duplicated(cell).any()

@@ -135,8 +135,7 @@ def _selected(
     if not found:
         raise ConfigurationError(f"ablation={ablation!r}: no pruned run with it")
     if sparsities is None:
-        places = np.linspace(0, len(found) - 1, min(PANELS, len(found))).round().astype(int)
-        sparsities = [found[place] for place in places]
+        sparsities = tables.spread(found, PANELS)
     levels = [round(float(s), 9) for s in sparsities]
     if missing := [s for s in levels if s not in found]:
         raise ConfigurationError(

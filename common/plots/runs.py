@@ -1,4 +1,4 @@
-"""How the runs went: training curves, what they cost, and the table of their results."""
+"""How the runs went: training curves, and what they cost."""
 
 from __future__ import annotations
 
@@ -109,32 +109,6 @@ def cost(summary: pd.DataFrame) -> Figure:
         "Dots: runs; bar: their median. Other work on the machine shows in them.",
     )
     return figure
-
-
-def results_table(summary: pd.DataFrame, statistic: str = "test_accuracy") -> pd.DataFrame:
-    """Rows method x ablation, columns sparsity, cells `mean ± std (n)` of the accuracy in percent.
-
-    std is the sample standard deviation over runs (n - 1), left out for one run. Runs of sparsity 0
-    share the row of the dense network. Raises ConfigurationError as `accuracy_by_ablation` does.
-    """
-    runs = tables.one_statistic(summary, statistic)
-    pruned, dense = runs[~tables.is_dense(runs)], runs[tables.is_dense(runs)]
-    rows: dict[tuple[str, str], pd.Series] = {}
-    if len(dense):
-        rows["Dense network", ""] = dense
-    for method in tables.methods(pruned):
-        for ablation in tables.ablations(tables.of(pruned, method)):
-            key = style.method_label(*method), style.ablation_style(ablation)[0]
-            rows[key] = tables.of(pruned, method, ablation)
-    return tables.by_sparsity(
-        {key: part.groupby("sparsity")[statistic].apply(cell) for key, part in rows.items()}
-    )
-
-
-def cell(values: pd.Series) -> str:
-    """`mean ± std (n)`, the deviation only of several."""
-    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread} ({len(values)})"
 
 
 def _draw(axes: Axes, run: pd.DataFrame, column: str, hue: str, **look: object) -> None:

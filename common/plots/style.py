@@ -25,7 +25,7 @@ from common.base.files import write_atomically
 from common.results.reference import METHODS
 
 NAMED = 30  # layers up to which every one is named on an axis
-SHOWN_DPI = 120  # in a notebook
+SHOWN_DPI = 100  # in a notebook
 WIDTH = 9.0  # inches: 900 px on a page at 100 dpi, two columns in print
 INK, GREY, ALARM = "#1a1a1a", "#8c8c8c", "#C1121F"
 NEUTRAL = "#3D5A80"  # a run whose method the figure is not told
@@ -203,6 +203,11 @@ def method_label(method: str, variant: str = "") -> str:
 def percent(value: float) -> str:
     """0.9 -> `90%`; as many digits as it takes (0.9982 -> `99.82%`)."""
     return f"{100 * value:.4g}%"
+
+
+def signed(value: float, decimals: int = 2) -> str:
+    """`+0.42`, `−1.80`: a difference, with a real minus, which zero never has."""
+    return f"{round(value, decimals) + 0.0:+.{decimals}f}".replace("-", "−")
 
 
 def plain_log_ticks(axis: Axis) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import pandas as pd
 
 from common.base.errors import ConfigurationError, unknown
-from common.plots import style
 from common.plots.style import ABLATIONS, ordered
 from common.results.reference import DATASETS, METHODS, MODELS
+from common.results.statistics import MATCHED, intervals
 
 # What makes two runs one experiment with other seeds: never averaged across these.
 SETTING = ("dataset", "model", "protocol", "epochs")
@@ -95,9 +95,9 @@ def of(runs: pd.DataFrame, method: tuple[str, str], ablation: str | None = None)
 
 
 def curve(runs: pd.DataFrame, statistic: str) -> pd.DataFrame:
-    """Per sparsity, ascending: mean, low (minimum), high (maximum) and n of `statistic`."""
-    grouped = runs.groupby("sparsity")[statistic]
-    return grouped.agg(mean="mean", low="min", high="max", n="count").reset_index()
+    """Per sparsity, ascending: mean of `statistic`, low and high of its 95 percent t-interval over
+    the runs (nan for one), and their number n."""
+    return intervals(runs.sort_values("sparsity"), ["sparsity"], statistic)
 
 
 def joined(part: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
@@ -128,6 +128,14 @@ def nearest(sparsities: pd.Series, wanted: float = 0.9) -> float:
     return min(pruned, key=lambda s: abs(s - wanted)) if pruned else 0.0
 
 
+def spread(values: Iterable[float], count: int = 4) -> list[float]:
+    """At most `count` of the distinct values, ascending, evenly spread over their order."""
+    found = sorted(set(values))
+    if len(found) <= count:
+        return found
+    return [found[round(place * (len(found) - 1) / (count - 1))] for place in range(count)]
+
+
 def check_ablation(pruned: pd.DataFrame, ablation: str) -> None:
     """Raises ConfigurationError if pruned runs exist, but none with `ablation`."""
     if len(pruned) and ablation not in set(pruned["ablation"]):
@@ -141,20 +149,27 @@ def check_statistic(statistic: str) -> None:
 
 
 def one_statistic(summary: pd.DataFrame, statistic: str) -> pd.DataFrame:
-    """The runs of one data set and model, prepared, with a known `statistic`; raises
-    ConfigurationError if they are not."""
+    """The runs of one data set and model, prepared, with a known `statistic`, and one of each seed;
+    raises ConfigurationError if they are not."""
     check_statistic(statistic)
-    runs = prepared(summary, ["dataset", "model", statistic])
+    runs = prepared(summary, ["dataset", "model", "seed", statistic])
     one_network(runs)
+    cell = [name for name in MATCHED if name in runs]
+    if (again := runs[runs.duplicated(cell)]).size:
+        told = ", ".join(
+            f"{name} {value}" for name, value in again[cell].iloc[0].items() if value != ""
+        )
+        raise ConfigurationError(
+            f"summary: several runs of {told}; seeds are the replicates, so runs that differ in "
+            "something else need figures of their own"
+        )
     return runs
 
 
-def by_sparsity(rows: dict[tuple[str, str], pd.Series]) -> pd.DataFrame:
-    """Series over sparsity as rows (method, ablation) of one table; what is missing is empty."""
-    table = pd.DataFrame(rows).T.sort_index(axis=1)
-    table.columns = pd.Index([style.percent(s) for s in table.columns], name="removed")
-    table.index = pd.MultiIndex.from_tuples(rows, names=["method", "ablation"])
-    return table.fillna("")
+def cell(values: pd.Series) -> str:
+    """`mean ± std (n)`, the sample standard deviation only of several."""
+    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread} ({len(values)})"
 
 
 def described(summary: pd.DataFrame) -> str:

@@ -1,4 +1,5 @@
-"""Replicates: means and paired differences, with the intervals that say what they carry.
+"""Replicates: means and paired differences, with the intervals that say what they carry; and how
+alike two orders are.
 
 Seeds are replicates, and they are paired: under one seed every method starts from the same weights,
 is scored on the same images and sees the same batches. So two procedures are compared seed by seed,
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
 LEVEL = 0.95
+NUMBERS = ("mean", "low", "high", "n")  # the columns in which tables hold an interval
 
 # What must be equal in two runs for their difference to be that of one factor.
 MATCHED = (
@@ -59,6 +62,19 @@ def mean_interval(values: Iterable[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def intervals(
+    rows: pd.DataFrame, keys: Sequence[str], statistic: str = "test_accuracy"
+) -> pd.DataFrame:
+    """Per value of `keys`, in the order of the rows: mean, low, high and n of `statistic` over the
+    rows with that value, replicates of each other (low and high are nan where there is one)."""
+    keys = list(keys)
+    found = [
+        (*key, *astuple(mean_interval(values)))
+        for key, values in rows.groupby(keys, sort=False, dropna=False)[statistic]
+    ]
+    return pd.DataFrame(found, columns=[*keys, *NUMBERS])
+
+
 def paired_differences(
     runs: pd.DataFrame,
     factor: Sequence[str] = ("ablation",),
@@ -81,8 +97,49 @@ def paired_differences(
     pairs = ours.merge(theirs, on=keys, suffixes=("", "_baseline"), validate="many_to_one")
     pairs["difference"] = pairs[statistic] - pairs[f"{statistic}_baseline"]
     cells = [name for name in MATCHED if name != "seed"]
-    rows = []
-    for key, group in pairs.groupby(cells, sort=False, dropna=False):
-        found = mean_interval(group["difference"])
-        rows.append([*key, found.mean, found.low, found.high, found.n])
-    return pd.DataFrame(rows, columns=[*cells, "mean", "low", "high", "n"])
+    return intervals(pairs, cells, "difference")
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's rho of n pairs, from -1 (the reverse order) to 1 (the same), and its p-value: how
+    often an order by chance correlates as strongly, in either direction."""
+
+    rho: float
+    p: float
+    n: int
+
+    @property
+    def least_p(self) -> float:
+        """The p-value of identical orders of n without ties, the least that n can give."""
+        return min(1.0, 2 / math.factorial(self.n))
+
+
+def rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> RankCorrelation:
+    """How alike two orders of the same things are (Spearman 1904).
+
+    The p-value is that of a permutation test, exact up to eight pairs and from 40,320 random orders
+    beyond. rho and p are nan where one side has no order: fewer than two pairs, or all equal.
+    Raises ValueError for sides of different lengths.
+    """
+    if len(ours) != len(theirs):
+        raise ValueError(f"orders of {len(ours)} and of {len(theirs)} do not compare")
+    if min(len(set(ours)), len(set(theirs))) < 2:
+        return RankCorrelation(math.nan, math.nan, len(ours))
+    first, second = map(_standardised_ranks, (ours, theirs))
+    found = stats.permutation_test(
+        (first,),
+        lambda ranks, axis: (ranks * second).sum(axis=axis),
+        permutation_type="pairings",
+        n_resamples=math.factorial(8),
+        vectorized=True,
+        random_state=0,
+    )
+    return RankCorrelation(float(found.statistic), float(found.pvalue), len(ours))
+
+
+def _standardised_ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks, shifted and scaled so that the sum of products of two sides is their correlation."""
+    ranks = stats.rankdata(values)
+    ranks -= ranks.mean()
+    return ranks / np.linalg.norm(ranks)

@@ -100,7 +100,7 @@ def show_results(
 
     only: (method, run_id) of the runs that count. Raises ConfigurationError if there is none.
     """
-    from common.plots import results_table, settings
+    from common.plots import accuracies, by_sparsity, settings
     from common.results import collected
 
     summary = collected.collect(root).summary
@@ -108,7 +108,7 @@ def show_results(
         keys = zip(summary["method"], summary["run_id"], strict=True)
         summary = summary[[key in only for key in keys]]
     for name, part in settings(summary).items():
-        rows = results_table(part).reset_index()
+        rows = by_sparsity(accuracies(part)).reset_index()
         seeds = part["seed"].nunique()
         counted = f"{len(part)} run{'s' * (len(part) > 1)}, seeds: {seeds}"
         console.print(f"{escape(name)}: test accuracy (%), {counted}", soft_wrap=True)

@@ -18,7 +18,6 @@ from torch import Tensor
 from common.base.errors import ConfigurationError, unknown
 from common.plots import style, tables
 from common.plots.accuracy import remaining_axis
-from common.plots.runs import cell
 from common.results.reference import SOURCES
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
@@ -132,8 +131,8 @@ def tickets_compared(
     """Accuracy and early-stopping iteration against weights remaining, a line per value of `by`.
 
     levels: of `collect_levels`, of one network and data set. by: `ablation`, `retrain` or `init`.
-    Lines are means over seeds, bands go from the lowest to the highest; of more than four lines
-    the single runs are dots instead. most_dense: the share of weights from which on levels are
+    Lines are means over seeds, bands their 95 percent t-intervals; of more than four lines the
+    single runs are dots instead. most_dense: the share of weights from which on levels are
     shown. Raises ConfigurationError for an empty table, several networks or an unknown `by`.
     """
     points = _points(levels, by)
@@ -158,6 +157,8 @@ def tickets_compared(
         axes.set_ylabel(label)
         if label.startswith("Close-up"):
             axes.set_ylim(best - CLOSE_UP, best + 1)
+        else:
+            _within(axes, column)
     for value, look in LOOKS[by].items():
         if (shown[by] == value).any():
             handles.append(_handle(look))
@@ -177,7 +178,9 @@ def tickets_table(levels: pd.DataFrame, by: str, most_dense: float = 1.0) -> pd.
     any. Arguments and errors as `tickets_compared`."""
     shown = _shown(_points(levels, by), most_dense)
     shown = shown.assign(remaining=(100 * (1 - shown["sparsity"])).round(2))
-    cells = shown.groupby(["remaining", by])["test_accuracy"].apply(cell).unstack(fill_value="")
+    cells = (
+        shown.groupby(["remaining", by])["test_accuracy"].apply(tables.cell).unstack(fill_value="")
+    )
     table = cells[[value for value in LOOKS[by] if value in cells]]
     whole = (table != "").all(axis=1)
     table = table[whole] if whole.any() else table
@@ -228,6 +231,7 @@ def retraining_compared(levels: pd.DataFrame | None, published: pd.DataFrame) ->
                 axes.remove()
                 continue
             remaining_axis(axes, 1 - everything.to_numpy())
+            _within(axes, "test_accuracy")
             name = tables.network_name(model, dataset)
             axes.set_title(f"{name}, {how}", loc="left", weight="bold", fontsize=9)
             axes.set_xlabel("Weights remaining (%)")
@@ -278,6 +282,13 @@ def _draw(axes: Axes, rows: pd.DataFrame, column: str, look: tuple, band: bool =
         axes.plot(remaining, rows[column], ".", ms=2, color=look[1], alpha=0.5)
 
 
+def _within(axes: Axes, column: str) -> None:
+    """No axis goes on where nothing can be, though an interval does."""
+    low, high = axes.get_ylim()
+    top = 100.5 if column == "test_accuracy" else high
+    axes.set_ylim(max(low, 0), min(high, top))
+
+
 def _look(look: Sequence) -> dict:
     return {"color": look[1], "linestyle": look[2], "marker": look[3]}
 
@@ -292,8 +303,7 @@ def _captions(points: pd.DataFrame, bands: bool = True) -> tuple[str, str]:
     rewound = ", ".join(map(_point, sorted(points["rewind_epoch"].unique())))
     return (
         f"{tables.described(runs)}; rewound to {rewound}.",
-        "Lines: mean over seeds; "
-        + ("bands: from the lowest to the highest." if bands else "dots: runs."),
+        "Lines: mean over seeds; " + ("bands: 95 percent t-intervals." if bands else "dots: runs."),
     )
 
 
