@@ -201,7 +201,7 @@ def test_results_of_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert call("results", "tiny", "--results", tmp_path) == 0
     output = capsys.readouterr().out
     assert "digits-small_vgg: test accuracy (%), 2 runs, seeds: 2" in output
-    assert re.search(r"SNIP +unmodified +61\.\d+ .*\(2\)", output)
+    assert re.search(r"SNIP +61\.00 ± 12\.71 \(2\)", output)
 
 
 def test_compare_shows_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
