@@ -13,7 +13,7 @@ from torchbearer.callbacks import Callback
 
 from common import results
 from common.protocols import Protocol
-from common.pruning.masks import Masks, check_fit, multiply
+from common.pruning.masks import Masks, multiply, paired
 
 CHECKPOINT_SECONDS = 120.0
 
@@ -71,9 +71,7 @@ class ApplyMasks(Callback):
 
     def __init__(self, model: nn.Module, masks: Masks) -> None:
         super().__init__()
-        weights = dict(model.named_parameters())
-        check_fit(weights, masks)
-        self.pairs = [(weights[name], mask) for name, mask in masks.items()]
+        self.pairs = paired(dict(model.named_parameters()), masks)
 
     def on_step_training(self, state) -> None:
         multiply(self.pairs)
