@@ -403,6 +403,20 @@ def test_applying_is_in_place_and_touches_nothing_else(residual):
     assert list(found) == ["conv1.weight", "conv2.weight", "linear.weight"]
 
 
+@pytest.mark.parametrize(("width", "kind"), [(64, torch.float32), (1025, torch.bool)])
+def test_masks_for_every_step_take_the_memory_of_booleans_or_little(width, kind):
+    model = nn.Sequential(nn.Linear(1024, width), nn.Linear(width, 2))
+    found = prune(model, "random", 0.5)
+    with torch.no_grad():
+        for weight in prunable(model).values():
+            weight.copy_(torch.randn_like(weight))
+    expected = {name: weight * found[name] for name, weight in prunable(model).items()}
+    pairs = masks.paired(dict(model.named_parameters()), found)
+    assert [mask.dtype for _, mask in pairs] == [kind] * 2
+    masks.multiply(pairs)
+    assert all(torch.equal(weight, expected[name]) for name, weight in prunable(model).items())
+
+
 def test_selection_draws_from_its_generator_alone(residual):
     state = torch.get_rng_state()
     one, two, other = (prune(residual, "random", 0.5, seed=seed) for seed in (1, 1, 2))

@@ -66,7 +66,12 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch
         self.epoch += 1
-        return self._in_order() if self.seed is None else self._shuffled(*self._choices(epoch))
+        if self.seed is None:
+            return self._in_order()
+        order = torch.randperm(len(self.labels), generator=generator(self.seed, "order", epoch))
+        if self.augment is None:
+            return self._shuffled(order.to(self.images.device))
+        return self._augmented(*self._choices(order, epoch))
 
     def _in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in zip(
@@ -74,7 +79,12 @@ class Loader:
         ):
             yield normalise(x, self.mean, self.std), y
 
-    def _shuffled(
+    def _shuffled(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in order.split(self.batch_size):
+            x = self.images.index_select(0, chosen)
+            yield normalise(x, self.mean, self.std), self.labels.index_select(0, chosen)
+
+    def _augmented(
         self, order: Tensor, corner: Tensor, flip: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         pixels = self.images.flatten(0, 2)  # (N H' W', C): H' and W' with the padding
@@ -91,15 +101,12 @@ class Loader:
             x = pixels.index_select(0, where.flatten()).view(shape)
             yield normalise(x, self.mean, self.std), self.labels[chosen]
 
-    def _choices(self, epoch: int) -> Tensor:
+    def _choices(self, order: Tensor, epoch: int) -> Tensor:
         """int64 (3, N) on the device: images in order, first pixel of each crop, flipped or not."""
         count, height, width = self.images.shape[:3]
-        order = torch.randperm(count, generator=generator(self.seed, "order", epoch))
-        top = left = flip = torch.zeros_like(order)
-        if self.augment:
-            stream = generator(self.seed, "augmentation", epoch)
-            top, left = torch.randint(2 * PADDING + 1, (2, count), generator=stream)
-            flip = torch.randint(2, (count,), generator=stream)
+        stream = generator(self.seed, "augmentation", epoch)
+        top, left = torch.randint(2 * PADDING + 1, (2, count), generator=stream)
+        flip = torch.randint(2, (count,), generator=stream)
         corner = (order * height + top) * width + left
         return torch.stack([order, corner, flip]).to(self.images.device)
 

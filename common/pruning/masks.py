@@ -22,6 +22,8 @@ Masks = dict[str, Tensor]
 # Below this many scores a plain selection is quicker than a sample and a bracket.
 _SMALL = 1 << 17
 _SAMPLE = 1 << 15
+# Up to this many weights masks are multiplied by as numbers, which take 4 MB then.
+_AS_NUMBERS = 1 << 20
 
 
 class NonFiniteScoresError(ValueError):
@@ -61,10 +63,25 @@ def apply(model: nn.Module, masks: Masks) -> None:
     multiply([(weights[name], mask) for name, mask in masks.items()])
 
 
+def paired(weights: Mapping[str, Tensor], masks: Masks) -> list[tuple[Tensor, Tensor]]:
+    """(weight, mask) of every mask, for `multiply` in every step. Raises ConfigurationError where
+    they do not fit.
+
+    On a CPU the masks of a small network become numbers of the weights' type: no step has to
+    convert them. Those of a large one stay booleans, a quarter of the memory.
+    """
+    check_fit(weights, masks)
+    pairs = [(weights[name], mask) for name, mask in masks.items()]
+    small = sum(mask.numel() for mask in masks.values()) <= _AS_NUMBERS
+    if small and all(weight.device.type == "cpu" for weight, _ in pairs):
+        return [(weight, mask.to(weight.dtype)) for weight, mask in pairs]
+    return pairs
+
+
 @torch.no_grad()
 def multiply(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Multiply weights by their masks, in place; what `apply` does once it has checked."""
-    if pairs and pairs[0][0].is_cuda:
+    if pairs and (pairs[0][0].is_cuda or pairs[0][1].dtype == pairs[0][0].dtype):
         torch._foreach_mul_(*map(list, zip(*pairs, strict=True)))
         return
     for pair in pairs:

@@ -11,7 +11,7 @@ import torchbearer
 from torch import Tensor, nn
 from torchbearer.callbacks import Callback
 
-from common.pruning.masks import Masks, check_fit, multiply
+from common.pruning.masks import Masks, multiply, paired
 from common.results import run_folder, schema
 from common.training.protocols import Protocol
 
@@ -75,9 +75,7 @@ class ApplyMasks(Callback):
 
     def __init__(self, model: nn.Module, masks: Masks) -> None:
         super().__init__()
-        weights = dict(model.named_parameters())
-        check_fit(weights, masks)
-        self.pairs = [(weights[name], mask) for name, mask in masks.items()]
+        self.pairs = paired(dict(model.named_parameters()), masks)
 
     def on_step_training(self, state) -> None:
         multiply(self.pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -67,8 +67,8 @@ def train(
     if progress and environment.person_watches():
         callbacks.append(Bar(progress, epochs))
     framed, metrics = steps.Framed(model, precision), [_LossAndAccuracy("train")]
-    trial = Trial(framed, optimizer, F.cross_entropy, metrics, callbacks, verbose=0)
-    trial.with_train_generator(train_data).with_loader(_next_batch).with_closure(closure)
+    trial = _Trial(framed, optimizer, F.cross_entropy, metrics, callbacks)
+    trial.with_train_generator(train_data).with_closure(closure)
     done = recorder.resume(model, masks)
     if not done:
         recorder.before_training(measure())
@@ -100,9 +100,48 @@ def evaluate(model: nn.Module, data, precision: str = "float32") -> dict[str, fl
     return metric.means()
 
 
-def _next_batch(state: torchbearer.State) -> None:
-    # The loaders' batches are on the device; torchbearer would bring them to the CPU.
-    state[torchbearer.X], state[torchbearer.Y_TRUE] = next(state[torchbearer.ITERATOR])
+class _Trial(Trial):
+    """torchbearer's trial, with a lean loop over the steps of an epoch.
+
+    Its own copies the state for the metrics and calls every hook of every callback in each step,
+    0.2 ms that show beside the 3 ms of LeNet-300-100's; and it brings the batches to the CPU.
+    """
+
+    def __init__(self, model, optimizer, criterion, metrics, callbacks: list[Callback]) -> None:
+        super().__init__(model, optimizer, criterion, metrics, callbacks, verbose=0)
+        self.before_step = _hooks(callbacks, "on_sample")
+        self.after_step = _hooks(callbacks, "on_step_training")
+
+    def _fit_pass(self, state: torchbearer.State) -> torchbearer.State:
+        state.update(self.state)
+        self.train()
+        data, state[torchbearer.STEPS] = state[torchbearer.TRAIN_DATA]
+        callbacks, metrics = state[torchbearer.CALLBACK_LIST], state[torchbearer.METRIC_LIST]
+        metrics.reset(state)
+        batches = iter(data)
+        callbacks.on_start_training(state)
+        self._take_steps(state, batches, metrics)
+        state[torchbearer.METRICS] = metrics.process_final(state)
+        callbacks.on_end_training(state)
+        return state
+
+    def _take_steps(self, state: torchbearer.State, batches: Iterator, metrics: Metric) -> None:
+        optimizer, closure = state[torchbearer.OPTIMIZER], functools.partial(self.closure, state)
+        for batch in range(state[torchbearer.STEPS]):
+            state[torchbearer.BATCH] = batch
+            state[torchbearer.X], state[torchbearer.Y_TRUE] = next(batches)
+            for hook in self.before_step:
+                hook(state)
+            optimizer.step(closure)
+            metrics.process(state)
+            for hook in self.after_step:
+                hook(state)
+
+
+def _hooks(callbacks: Sequence[Callback], name: str) -> list[Callable]:
+    """Those of the callbacks that have one of their own."""
+    default = getattr(Callback, name)
+    return [getattr(one, name) for one in callbacks if getattr(type(one), name) is not default]
 
 
 class _LossAndAccuracy(Metric):
@@ -115,7 +154,7 @@ class _LossAndAccuracy(Metric):
         self.reset({})
 
     def reset(self, state) -> None:
-        self.sums, self.count = torch.zeros(()), 0
+        self.loss, self.hits, self.count = 0.0, 0, 0
 
     def process(self, state) -> dict:
         self.add(state[torchbearer.LOSS], state[torchbearer.Y_PRED], state[torchbearer.Y_TRUE])
@@ -126,15 +165,13 @@ class _LossAndAccuracy(Metric):
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count a batch with its mean loss."""
-        hits = (logits.detach().argmax(1) == labels).sum()
-        sums = torch.stack([loss.detach() * len(labels), hits.to(loss.dtype)])
-        self.sums = sums + self.sums.to(sums)
+        self.loss = self.loss + loss.detach() * len(labels)
+        self.hits = self.hits + (logits.detach().argmax(1) == labels).sum()
         self.count += len(labels)
 
     def means(self) -> dict[str, float]:
         """{`<prefix>_loss`, `<prefix>_accuracy`} of all that was counted."""
-        loss, hits = self.sums.tolist()
         return {
-            f"{self.prefix}_loss": loss / self.count,
-            f"{self.prefix}_accuracy": 100 * hits / self.count,
+            f"{self.prefix}_loss": float(self.loss) / self.count,
+            f"{self.prefix}_accuracy": 100 * int(self.hits) / self.count,
         }
