@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
-NOTEBOOKS = $(filter-out %/rendered.ipynb,$(wildcard trials/*.ipynb trials/*/*.ipynb figures/*.ipynb))
+NOTEBOOKS = $(filter-out %rendered.ipynb,$(wildcard trials/*.ipynb trials/*/*.ipynb figures/*.ipynb))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test lint format lab

@@ -20,12 +20,13 @@ from common.pruning.ablations import ABLATIONS
 from common.reference import SOURCES as PUBLISHED
 from common.registry import names, variants
 from common.results import EPOCHS, LAYERS, SUMMARY
+from common.sweep.publish import rendered_copy
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
     path
     for path in [*ROOT.glob("trials/**/*.ipynb"), *ROOT.glob("figures/*.ipynb")]
-    if path.name != "rendered.ipynb" and path.parent.name != ".ipynb_checkpoints"
+    if not path.name.endswith("rendered.ipynb") and path.parent.name != ".ipynb_checkpoints"
 )
 # What a parameter may be, by its name, wherever it is chosen from a list.
 CHOICES = {
@@ -42,6 +43,7 @@ CHOICES = {
     "reference": PUBLISHED,
 }
 TYPES = {"boolean": bool, "integer": int, "number": float, "slider": float, "string": str}
+FIGURES, FINDINGS = (ROOT / "figures" / f"{name}.ipynb" for name in ("figures", "findings"))
 TRIALS = {method: ROOT / "trials" / method / f"{method}.ipynb" for method in names()}
 
 
@@ -173,9 +175,9 @@ def test_runs_through_papermill(method, tmp_path, monkeypatch):
     assert (tmp_path / "out.ipynb").stat().st_size < 500_000
 
 
-@pytest.mark.parametrize("source", [*TRIALS.values(), ROOT / "figures/figures.ipynb"])
+@pytest.mark.parametrize("source", [*TRIALS.values(), FIGURES, FINDINGS])
 def test_the_rendered_copy_is_the_source_executed(source):
-    path = source.with_name("rendered.ipynb")
+    path = rendered_copy(source)
     rendered = read(path)
     cells = [c for c in rendered.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     assert [c.source for c in cells] == [c.source for c in read(source).cells]

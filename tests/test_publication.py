@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from common import plots
+from common import findings, plots
 from common.collected import Collected, collect, write_collected
 from common.errors import ConfigurationError
 from common.sweep import publish
@@ -23,9 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TABLES = sorted(FIGURES.glob("results/*/*.csv"))
-# A number, and where it stands: <!-- table; query; column -->, below figures/; the column may have
-# min, max or mean before it.
-QUOTED = re.compile(r"([+−-]?\d[\d,]*(?:\.\d+)?)(?: percent| points)?<!-- (.+?) -->", re.DOTALL)
+FINDING = re.compile(r"<!-- finding: (\S+) -->(.*?)<!-- /finding -->", re.DOTALL)
 
 
 def published() -> dict:
@@ -77,15 +75,18 @@ def test_publishing_the_committed_tables_again_changes_nothing(tmp_path):
             assert ours == theirs, path.name
             picture = path.with_suffix(".png").name
             assert np.abs(pixels(before / picture) - pixels(again / picture)).max() <= 2, picture
-    told = [
-        [
-            "".join(output.get("data", {}).get("text/html", ""))
-            for cell in nbformat.read(folder / "rendered.ipynb", as_version=4).cells
-            for output in cell.get("outputs", [])
-        ]
-        for folder in (before, again)
+    assert told(before) == told(again)
+
+
+def told(folder):
+    """The tables and sentences that the executed notebooks show."""
+    return [
+        output.get("data", {}).get(kind, "")
+        for name in ("rendered", "findings-rendered")
+        for cell in nbformat.read(folder / f"{name}.ipynb", as_version=4).cells
+        for output in cell.get("outputs", [])
+        for kind in ("text/html", "text/markdown")
     ]
-    assert told[0] == told[1]
 
 
 def test_every_result_is_of_a_known_state_of_the_code():
@@ -114,41 +115,40 @@ def test_the_readme_shows_the_tables_of_what_is_published():
     assert set(re.findall(r"<!-- table: (\w+) -->", README)) == tables.keys()
 
 
-def looked_up(reference: str) -> float:
-    name, query, column = (part.strip() for part in reference.split(";"))
-    table = pd.read_csv(FIGURES / f"{name}.csv")
-    rows = table.query(query)
-    how, _, which = column.partition(" ")
-    if not which:
-        how, which = "", column
-    assert len(rows) == 1 or (how and len(rows)), f"{len(rows)} rows: {reference}"
-    values = rows[which].astype(str).str.extract(r"^([+-]?[\d.]+(?:e[+-]?\d+)?)")[0].astype(float)
-    return float(values.agg(how) if how else values.iloc[0])
+def findings_of_what_is_published():
+    parameters = published()
+    return findings.find(
+        findings.Published(FIGURES / "results", parameters["grid"], parameters["reference"])
+    )
 
 
-def findings() -> str:
-    """The parts of the README that say what came out."""
+def findings_part() -> str:
+    """The parts of the README that say what came out, without tables, addresses and code."""
     top = README.partition("\n## ")[0]
-    return top + README.partition("## What we found")[2].partition("\n## ")[0]
+    text = top + README.partition("## What we found")[2].partition("\n## ")[0]
+    text = re.sub(r"<!-- table: (\w+) -->.*?<!-- /table -->", "", text, flags=re.DOTALL)
+    return re.sub(r"\]\([^)]*\)|`[^`]*`|arXiv [\d.]+", "", text)
 
 
-def test_every_number_that_the_readme_quotes_is_in_its_table():
-    quoted = QUOTED.findall(findings())
-    assert len(quoted) >= 10
-    for number, reference in quoted:
-        said = number.replace(",", "").replace("−", "-")
-        decimals = len(said.partition(".")[2])
-        cell = looked_up(reference)
-        assert float(said) == pytest.approx(round(cell, decimals), abs=1e-9), (
-            f"{number}: {reference}"
-        )
+def test_the_readme_says_what_the_published_tables_give():
+    found = findings_of_what_is_published()
+    assert findings.with_findings(README, found) == README
+    keys = [key for key, _ in FINDING.findall(README)]
+    assert len(keys) >= 10
 
 
-def test_no_result_is_quoted_without_its_table():
-    text = re.sub(r"<!-- table: (\w+) -->.*?<!-- /table -->", "", findings(), flags=re.DOTALL)
-    text = QUOTED.sub("", text)
-    text = re.sub(r"\]\([^)]*\)|`[^`]*`|arXiv [\d.]+", "", text)  # addresses, code, papers
-    assert not re.findall(r"[+−-]?\d+\.\d+|\d+ percent|\d+ points", text)
+def test_the_table_of_what_is_quoted_is_that_of_the_findings():
+    quoted = findings.quoted(findings_of_what_is_published()).round(6)
+    committed = pd.read_csv(FIGURES / "findings.csv")
+    pd.testing.assert_frame_equal(quoted, committed, check_dtype=False)
+
+
+def test_no_number_and_no_verdict_stands_outside_of_a_finding():
+    text = FINDING.sub("", findings_part())
+    text = re.sub(r"\b[A-Z][A-Za-z]+-\d+|et al\. \d{4}|(ICLR|NeurIPS) \d{4}", "", text)  # names
+    assert not re.findall(r".*\d.*", text)
+    verdicts = r"helps?|hurts?|gains?|los(?:es|e|s)|beats?|beaten|better|worse|harm\w*"
+    assert not re.findall(rf".*\b(?:{verdicts})\b.*", text)
 
 
 def row(**changes):
@@ -251,7 +251,19 @@ def test_a_study_that_fails_leaves_the_earlier_copy(notebook, capsys):
     assert path.with_name("rendered.ipynb").read_text() == "earlier"
 
 
-@pytest.mark.parametrize("name", ["rendered.ipynb", "missing.ipynb", "study.py"])
+def test_a_second_notebook_of_a_folder_has_its_own_rendered_copy(notebook, tmp_path):
+    first = notebook("1 + 1").rename(tmp_path / f"{tmp_path.name}.ipynb")
+    second = notebook("print(2 + 2)")
+    assert main(["render", str(second)]) == 0
+    assert publish.rendered_copy(first) == tmp_path / "rendered.ipynb"
+    assert publish.rendered_copy(second) == tmp_path / "study-rendered.ipynb"
+    assert (tmp_path / "study-rendered.ipynb").is_file()
+    assert not (tmp_path / "rendered.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["rendered.ipynb", "a-rendered.ipynb", "missing.ipynb", "study.py"]
+)
 def test_only_source_notebooks_are_rendered(name, tmp_path, capsys):
     if name != "missing.ipynb":
         (tmp_path / name).write_text("{}")

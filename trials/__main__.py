@@ -94,7 +94,7 @@ def publish(options: argparse.Namespace, console: Console) -> int:
 
 
 def render(options: argparse.Namespace, console: Console) -> int:
-    """Execute notebooks, each into a rendered.ipynb beside it."""
+    """Execute notebooks, each into a rendered copy beside it."""
     from common.sweep import grid, publish
 
     given = grid.overrides(options.parameters)
@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         help="its tables and notebooks alone; the figures go on showing another grid",
     )
     rendering = commands.add_parser(
-        "render", help="execute notebooks, into rendered.ipynb", description=render.__doc__
+        "render", help="execute notebooks, into rendered copies", description=render.__doc__
     )
     rendering.set_defaults(command=render)
     add_parameters(rendering, "a parameter of the notebook")

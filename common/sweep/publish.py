@@ -1,9 +1,10 @@
 """Makes results what readers see: tables, figures and notebooks, committed.
 
 Everything is written below one repository: figures/results/<grid>/ (the collected tables),
-figures/ (rendered.ipynb, PNG, SVG, tables), trials/<method>/rendered.ipynb (a run of the
-grid) and the README's tables, between `<!-- table: name -->` and `<!-- /table -->`. One grid has
-the figures and the README's tables; others lie beside it.
+figures/ (executed notebooks, PNG, SVG, tables), trials/<method>/rendered.ipynb (a run of the grid)
+and the README's tables and findings, between `<!-- table: name -->` and `<!-- /table -->`, and
+between `<!-- finding: key -->` and `<!-- /finding -->`. One grid has the figures and the README's
+tables; others lie beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import nbformat
 import pandas as pd
 from rich.console import Console
 
-from common import collected, plots, reference
+from common import collected, findings, plots, reference
 from common.environment import ROOT
 from common.errors import ConfigurationError, NotebookError
 from common.files import write_atomically
@@ -43,9 +44,11 @@ def publish(root: Path, source: str | None, console: Console, home: Path = ROOT)
     if len(parts := plots.settings(found.summary)) > 1:
         raise ConfigurationError(f"publish: one setting at a time, not {', '.join(parts)}")
     readme = home / "README.md"
+    results = home / "figures" / "results"
     text = with_tables(readme.read_text(encoding="utf-8"), readme_tables(found.summary, source))
-    results = home / "figures" / "results" / root.name
-    collected.write_collected(found, results)
+    tables = findings.Published(results, root.name, source, {root.name: found.summary})
+    text = findings.with_findings(text, findings.find(tables))
+    collected.write_collected(found, results / root.name)
     _figures(home / "figures", root.name, source)
     _notebooks(root, found.summary, home)
     write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
@@ -57,7 +60,8 @@ def publish_beside(root: Path, console: Console, home: Path = ROOT) -> None:
 
     Runs that are in the committed tables and not in `root` stay there; of a run in both, that of
     `root` does. Raises ConfigurationError, before anything is written, as `publish` does, but
-    several settings are allowed.
+    several settings are allowed. The README's findings and the figures that are drawn from these
+    tables change when the figures' grid is published again.
     """
     new = found = _collect(root, console)
     results = home / "figures" / "results" / root.name
@@ -69,17 +73,27 @@ def publish_beside(root: Path, console: Console, home: Path = ROOT) -> None:
 
 
 def render(notebook: Path, parameters: Mapping[str, object]) -> Path:
-    """Execute a notebook; the copy lies beside it as rendered.ipynb, and is returned.
+    """Execute a notebook; the copy lies beside it (`rendered_copy`), and is returned.
 
     parameters: those that are not as the notebook has them. Raises ConfigurationError for what is
     not a source notebook, NotebookError if a cell fails; then an earlier copy is left as it was.
     """
-    if notebook.suffix != ".ipynb" or notebook.name == RENDERED or not notebook.is_file():
+    is_source = notebook.suffix == ".ipynb" and not notebook.name.endswith(RENDERED)
+    if not is_source or not notebook.is_file():
         raise ConfigurationError(f"render: {notebook} is not a source notebook")
     with tempfile.TemporaryDirectory() as scratch:
         executed = _executed(notebook, Path(scratch, RENDERED), parameters)
-        write(executed, notebook.with_name(RENDERED))
-    return notebook.with_name(RENDERED)
+        write(executed, rendered_copy(notebook))
+    return rendered_copy(notebook)
+
+
+def rendered_copy(notebook: Path) -> Path:
+    """Where a notebook's executed copy lies: rendered.ipynb, or NAME-rendered.ipynb beside the
+    notebook that bears its folder's name."""
+    notebook = notebook.absolute()
+    main = notebook.with_name(f"{notebook.parent.name}.ipynb")
+    alone = notebook == main or not main.is_file()
+    return notebook.with_name(RENDERED if alone else f"{notebook.stem}-{RENDERED}")
 
 
 def check(summary: pd.DataFrame) -> None:
@@ -169,8 +183,8 @@ def _done(runs: int, console: Console) -> None:
 
 
 def _figures(folder: Path, grid: str, source: str | None) -> None:
-    """Draw the committed tables' figures. The files in `folder` itself are the notebook's: those
-    that it draws no more go."""
+    """Draw the committed tables' figures and list their findings. The files in `folder` itself are
+    the notebooks': those that they write no more go."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch, "output")
         parameters = {
@@ -179,13 +193,18 @@ def _figures(folder: Path, grid: str, source: str | None) -> None:
             "output_dir": str(output),
             "reference": source,
         }
-        executed = _executed(folder / "figures.ipynb", Path(scratch, RENDERED), parameters)
+        notebooks = [folder / f"{name}.ipynb" for name in ("figures", "findings")]
+        executed = {
+            rendered_copy(notebook): _executed(notebook, Path(scratch, notebook.name), parameters)
+            for notebook in notebooks
+        }
         for stale in folder.glob("*.*"):
             if stale.suffix in (".png", ".svg", ".csv"):
                 stale.unlink()
         for drawn in output.iterdir():
             shutil.copy(drawn, folder / drawn.name)
-        write(executed, folder / RENDERED)
+        for path, notebook in executed.items():
+            write(notebook, path)
 
 
 def _executed(notebook: Path, output: Path, parameters: Mapping) -> nbformat.NotebookNode:
