@@ -59,6 +59,17 @@ def mean_interval(values: Iterable[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def accuracy_interval(accuracy: float, images: int) -> Interval:
+    """An accuracy (percent) on so many images with its interval of level LEVEL (Wilson 1927).
+
+    It takes images for independent draws, so it says whether guessing would do as well, and
+    nothing of another seed.
+    """
+    right = stats.binomtest(round(accuracy * images / 100), images)
+    found = right.proportion_ci(LEVEL, method="wilson")
+    return Interval(accuracy, 100 * found.low, 100 * found.high, images)
+
+
 def paired_differences(
     runs: pd.DataFrame,
     factor: Sequence[str] = ("ablation",),
