@@ -141,7 +141,7 @@ def measurements(
     yield told, ours, f"bare loop, {precision}", _bare(model, images, labels, size, precision)
     if precision != "float32":
         yield told, ours, "bare loop, float32", _bare(model, images, labels, size, "float32")
-    if (graphs := steps.graphs_for(device, precision)) is not None:
+    if (graphs := steps.graphs_for(device)) is not None:
         replayed = _whole_steps(model, images, labels, size, precision, graphs)
         eager = _whole_steps(model, images, labels, size, precision)
         yield f"{told}, a CUDA graph replayed", replayed, "the same, kernel by kernel", eager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from common.datasets import Dataset
 from common.pruning import Masks, keep_count, kept, prunable
 from common.pruning.parameters import prunable_modules
 from common.pruning.scores import Scores
-from common.results import schema
+from common.results import run_folder, schema
 from common.runs.experiment import Experiment
 from common.training.callbacks import History
 
@@ -48,7 +49,7 @@ def describe(
         "protocol": f"{hyper.name} ({hyper.source})",
         "training": f"{experiment.epochs} epochs in batches of {experiment.batch_size}, SGD "
         f"{hyper.described()}, momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}",
-        "device": f"{environment.hardware(conditions.device)}, {conditions.precision}",
+        "device": f"{_hardware(conditions)}, {conditions.precision}",
         "results": shown(experiment.folder),
     }
     for name, value in experiment.options.items():
@@ -63,12 +64,19 @@ def provenance(experiment: Experiment, conditions: Conditions) -> dict[str, obje
         "method": experiment.method,
         "parameters": experiment.parameters(),
         "hyperparameters": dataclasses.asdict(experiment.hyper),
-        "device": environment.hardware(conditions.device),
+        "device": _hardware(conditions),
         "precision": conditions.precision,
         "versions": environment.versions(),
         "code_version": code_version(),
         "started_at": conditions.started_at,
     }
+
+
+def _hardware(conditions: Conditions) -> str:
+    """The device, and how many runs share a GPU: times and throughput go by it."""
+    runs = os.environ.get(run_folder.SHARING, "1")
+    shared = conditions.device.type == "cuda" and runs != "1"
+    return environment.hardware(conditions.device) + f", shared by {runs} runs" * shared
 
 
 def layers(model: nn.Module, masks: Masks, scores: Scores, flops: dict[str, int]) -> pd.DataFrame:
@@ -133,7 +141,7 @@ def summary(
         "prune_seconds": prune_seconds,
         "train_seconds": history.seconds,
         "images_per_second": history.images / history.step_seconds if history.images else None,
-        "device": environment.hardware(conditions.device),
+        "device": _hardware(conditions),
         "precision": conditions.precision,
         "torch_version": torch.__version__,
         "code_version": code_version(),

@@ -13,6 +13,7 @@ from torchbearer.callbacks import Callback
 
 from common.pruning.masks import Masks, multiply, paired
 from common.results import run_folder, schema
+from common.training.cuda_graphs import Captured
 from common.training.protocols import Protocol
 
 CHECKPOINT_SECONDS = 120.0
@@ -104,6 +105,7 @@ class Recorder(Callback):
         self.optimizer = schedule.optimizer
         self.folder, self.epochs = folder, epochs
         self.clock: Callable[[], float] = lambda: 0.0
+        self.step: Captured | None = None  # what is replayed, where steps are
         self.saved = time.monotonic()
         self.epoch_started = self.steps_started = 0.0
 
@@ -143,6 +145,8 @@ class Recorder(Callback):
             stage, accuracy = self.stage, row["test_accuracy"]
             epoch, epochs = stage.before + row["epoch"], stage.total or self.epochs
             run_folder.report(self.folder, stage.name, epoch, epochs, accuracy)
+            if row["epoch"]:
+                run_folder.note_captured(self.folder, self.step is not None and self.step.captured)
 
     def save(self, model: nn.Module) -> None:
         """Everything the next epoch depends on, as plain tensors and numbers."""

@@ -52,7 +52,7 @@ def train(
     history = History()
     pays = captured and epochs * len(train_data) >= cuda_graphs.FEWEST_STEPS
     device = next(model.parameters()).device
-    graphs = steps.graphs_for(device, precision) if pays else None
+    graphs = steps.graphs_for(device) if pays else None
     optimizer = steps.make_optimizer(model, hyper, precision, whole=graphs is not None)
     schedule = Schedule(optimizer, hyper, len(train_data))
     recorder = Recorder(history, schedule, train_data, folder, epochs, stage or Stage(), more)
@@ -63,7 +63,8 @@ def train(
     if graphs is not None:
         callbacks.remove(masking)
         step = steps.whole_step(model, optimizer, masking.pairs, precision)
-        closure = steps.replaying(steps.captured_step(step, model, optimizer, graphs))
+        recorder.step = steps.captured_step(step, model, optimizer, graphs)
+        closure = steps.replaying(recorder.step)
     if progress and environment.person_watches():
         callbacks.append(Bar(progress, epochs))
     framed, metrics = steps.Framed(model, precision), [_LossAndAccuracy("train")]
@@ -78,9 +79,11 @@ def train(
     started = time.perf_counter()
     before = history.seconds
     recorder.clock = lambda: before + time.perf_counter() - started
-    trial.run(epochs, verbose=0)
+    with cuda_graphs.fastest_convolutions(device):
+        trial.run(epochs, verbose=0)
     # A trial lives until the garbage collector comes; a graph's memory need not.
     trial.with_closure(steps.gradients)
+    recorder.step = None
     history.seconds = recorder.clock()
     return history
 
