@@ -388,29 +388,6 @@ def test_a_step_whose_gradients_overflow_is_left_out(fused):
     assert optimizer.scaler.get_scale() == 2.0**8
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 is scaled on CUDA devices")
-def test_float16_on_a_gpu(pruned, digits):
-    assert trained_on_a_gpu(pruned, digits, "float16")["test_accuracy"] > 80
-
-
-def trained_on_a_gpu(pruned, digits, precision, captured=True):
-    """The last epoch's row; what was pruned has stayed so."""
-    data = digits.to("cuda")
-    model, masks = pruned()
-    model.cuda()
-    masks = {name: mask.cuda() for name, mask in masks.items()}
-    statistics = (data.mean, data.std)
-    history = train(
-        *(model, masks),
-        datasets.Loader(data.train_images, data.train_labels, *statistics, 64, seed=0),
-        datasets.Loader(data.test_images, data.test_labels, *statistics, 100),
-        *(HYPER, EPOCH_COUNT, precision),
-        captured=captured,
-    )
-    assert not any(model.get_parameter(name)[~mask].any() for name, mask in masks.items())
-    return history.rows[-1]
-
-
 def test_reduced_precision_learns_as_well(digits):
     """The fast arithmetic against the plain float32 loop with the same seeds: the 95 percent
     confidence interval of the mean difference in test accuracy lies within 0.75 percentage points

@@ -55,7 +55,7 @@ def memory_needed(experiment: Experiment) -> float:
     # A captured step keeps its memory to itself: what steps before it took lies beside it.
     images = max(2 * experiment.batch_size, GRAPHS.get(experiment.method, 1) * scored)
     evaluation = 3 * found.largest * EVALUATION_BATCH
-    data = IMAGES * math.prod(spec.shape)
+    data = 0 if spec.streamed else IMAGES * math.prod(spec.shape)
     return CONTEXT + data + COPIES * found.weights + max(found.graph * images, evaluation)
 
 

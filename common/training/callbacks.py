@@ -25,13 +25,15 @@ Row = dict[str, float | int | None]
 class History:
     """What a training left: a row per epoch (columns of epochs.csv) and the time it took.
 
-    step_seconds, images: of the training passes alone, for the throughput.
+    step_seconds, images: of the training passes alone, for the throughput. top5: a row per epoch
+    (columns of top5.csv) where there are classes enough.
     """
 
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     step_seconds: float = 0.0
     images: int = 0
+    top5: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,9 @@ class Recorder(Callback):
             self.save(state[torchbearer.MODEL].model)
 
     def _record(self, row: Row) -> None:
+        top5 = row.pop("test_top5", None)
+        if top5 is not None:
+            self.history.top5.append({"epoch": row["epoch"], "test_top5": top5})
         self.history.rows.append(row)
         if self.folder:
             stage, accuracy = self.stage, row["test_accuracy"]
@@ -161,6 +166,7 @@ class Recorder(Callback):
             "seconds": self.clock(),
             "step_seconds": self.history.step_seconds,
             "images": self.history.images,
+            "top5": self.history.top5,
             "more": [callback.state_dict() for callback in self.more],
         }
         path = run_folder.checkpoint(self.folder)
@@ -192,6 +198,7 @@ class Recorder(Callback):
         self.history.seconds = content["seconds"]
         self.history.step_seconds = content["step_seconds"]
         self.history.images = content["images"]
+        self.history.top5[:] = content.get("top5", [])
         for callback, state in zip(self.more, content.get("more", ()), strict=False):
             callback.load_state_dict(state)
         return len(self.history.rows) - 1

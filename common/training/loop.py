@@ -147,6 +147,9 @@ def _hooks(callbacks: Sequence[Callback], name: str) -> list[Callable]:
     return [getattr(one, name) for one in callbacks if getattr(type(one), name) is not default]
 
 
+TOP5_CLASSES = 1000  # from so many on, five guesses are counted too
+
+
 class _LossAndAccuracy(Metric):
     """Mean loss and accuracy (percent) of an epoch, summed on the device and read once at its end:
     torchbearer's own metrics wait for the device at every batch."""
@@ -158,6 +161,7 @@ class _LossAndAccuracy(Metric):
 
     def reset(self, state) -> None:
         self.loss, self.hits, self.count = 0.0, 0, 0
+        self.top5: Tensor | int | None = None
 
     def process(self, state) -> dict:
         self.add(state[torchbearer.LOSS], state[torchbearer.Y_PRED], state[torchbearer.Y_TRUE])
@@ -171,10 +175,16 @@ class _LossAndAccuracy(Metric):
         self.loss = self.loss + loss.detach() * len(labels)
         self.hits = self.hits + (logits.detach().argmax(1) == labels).sum()
         self.count += len(labels)
+        if self.prefix == "test" and logits.shape[1] >= TOP5_CLASSES:
+            five = logits.detach().topk(5).indices
+            self.top5 = (0 if self.top5 is None else self.top5) + (five == labels[:, None]).sum()
 
     def means(self) -> dict[str, float]:
-        """{`<prefix>_loss`, `<prefix>_accuracy`} of all that was counted."""
+        """{`<prefix>_loss`, `<prefix>_accuracy`} of all that was counted, and `test_top5`, in
+        percent, where there are `TOP5_CLASSES`."""
+        top5 = {} if self.top5 is None else {"test_top5": 100 * int(self.top5) / self.count}
         return {
             f"{self.prefix}_loss": float(self.loss) / self.count,
             f"{self.prefix}_accuracy": 100 * int(self.hits) / self.count,
+            **top5,
         }
