@@ -36,7 +36,7 @@ def spread(values: Iterable[float], form: str = "{:,}") -> str:
 
 def counted(number: int, name: str) -> str:
     """`1 seed`, or `3 seeds`."""
-    return f"{number:,} {name}{'s' * (number != 1)}"
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def judged(differences: pd.DataFrame, digits: int = 1) -> pd.DataFrame:

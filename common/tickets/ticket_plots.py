@@ -19,6 +19,8 @@ from common.base.errors import ConfigurationError, unknown
 from common.plots import style, tables
 from common.plots.accuracy import remaining_axis
 from common.results.reference import SOURCES
+from common.results.statistics import paired_differences
+from common.results.words import judged
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
 BANDS = 4  # lines up to which each has a band; more have their runs' dots
@@ -185,6 +187,19 @@ def tickets_table(levels: pd.DataFrame, by: str, most_dense: float = 1.0) -> pd.
     whole = (table != "").all(axis=1)
     table = table[whole] if whole.any() else table
     return table.rename(columns={value: look[0] for value, look in LOOKS[by].items()}).iloc[::-1]
+
+
+def ticket_differences(
+    levels: pd.DataFrame, by: str, baseline: str, most_dense: float = 1.0
+) -> pd.DataFrame:
+    """Test accuracy less that of the value `baseline` of `by` with as many weights and the same
+    seed: rows of `words.judged` with the columns `shown`, the value of `by` in words, and `left`,
+    the percentage of weights remaining. Arguments and errors as `tickets_compared`."""
+    shown = _shown(_points(levels, by), most_dense)
+    rows = judged(paired_differences(shown, (by,), (baseline,)))
+    names = {value: look[0] for value, look in LOOKS[by].items()}
+    left = (100 * (1 - rows["sparsity"])).map("{:.3g}%".format)
+    return rows.assign(shown=rows[by].map(names), left=left)
 
 
 @style.styled
