@@ -270,17 +270,17 @@ class Killed(BaseException):
 def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch):
     expected = carry_out(configured(tmp_path / "straight", epochs=3))
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
-    report = run_folder.report
+    report = run_folder.write_progress
 
     def kill(folder, stage, epoch, *rest):
         report(folder, stage, epoch, *rest)
         if stage == "train" and epoch == 2:
             raise Killed
 
-    monkeypatch.setattr(run_folder, "report", kill)
+    monkeypatch.setattr(run_folder, "write_progress", kill)
     with pytest.raises(Killed):
         carry_out(configured(tmp_path, epochs=3))
-    monkeypatch.setattr(run_folder, "report", report)
+    monkeypatch.setattr(run_folder, "write_progress", report)
     folder = configured(tmp_path, epochs=3).folder
     assert not run_folder.is_done(folder)
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -61,7 +61,7 @@ def training_curves(
         handles.append(Line2D([], [], label="dense network", **style.DENSE))
     style.legend_above(figure, handles)
     shares = f"{style.percent(level)} of the weights removed; one line per run."
-    style.write_caption(figure, tables.described(runs) + ".", shares)
+    style.write_caption(figure, tables.caption(runs) + ".", shares)
     return figure
 
 
@@ -105,7 +105,7 @@ def cost(summary: pd.DataFrame) -> Figure:
     axes.set_ylim(len(groups) - 0.4, -0.6)
     style.write_caption(
         figure,
-        tables.described(runs) + ".",
+        tables.caption(runs) + ".",
         "Dots: runs; bar: their median. Other work on the machine shows in them.",
     )
     return figure

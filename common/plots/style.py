@@ -92,7 +92,7 @@ STYLE = {
 }
 
 
-class Picture(Figure):
+class SelfDisplayingFigure(Figure):
     """A matplotlib Figure that carries its style along and shows itself, once, in a notebook."""
 
     def draw(self, renderer: object) -> None:
@@ -125,9 +125,9 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def new_figure(height: float, width: float = WIDTH) -> Picture:
+def new_figure(height: float, width: float = WIDTH) -> SelfDisplayingFigure:
     """An empty figure, `width` x `height` inches, that arranges its own panels."""
-    return Picture(figsize=(width, height), layout="constrained")
+    return SelfDisplayingFigure(figsize=(width, height), layout="constrained")
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:

@@ -81,7 +81,7 @@ def prune(
     from common.pruning.scores import Context
 
     check_sparsity(sparsity)
-    chosen = find(method, variant)
+    chosen = find_method(method, variant)
     _check_batches(batches)
     if chosen.needs_images and not batches:
         raise ConfigurationError(
@@ -106,7 +106,7 @@ def _check_batches(batches: Sequence[Batch]) -> None:
         )
 
 
-def find(method: str, variant: str = "") -> Method:
+def find_method(method: str, variant: str = "") -> Method:
     """The registered method. Raises ConfigurationError with the choices."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)

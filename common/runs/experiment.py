@@ -152,7 +152,7 @@ def configure(
     code_version()  # a result that could not say it would be worth nothing
     base = protocols.find(text(protocol, DEFAULT_PROTOCOL))
     variant = text(variant, "")
-    registry.find(method, variant)
+    registry.find_method(method, variant)
     options = registry.read(method, options)
     ablation = text(ablation, "none").replace(" ", "")
     ablations.parse(ablation)
@@ -164,7 +164,7 @@ def configure(
     model = text(model, base.model)
     models.check(model, DATASETS[dataset].shape)
     hyper = base.for_run(model, dataset, whole("epochs", epochs, least=0))
-    hyper, options = _replaced(hyper, options)
+    hyper, options = _apply_overrides(hyper, options)
     precision = text(precision, hyper.precision)
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -217,7 +217,7 @@ def injected(variables: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _replaced(hyper: Protocol, options: dict) -> tuple[Protocol, dict]:
+def _apply_overrides(hyper: Protocol, options: dict) -> tuple[Protocol, dict]:
     """The protocol with the options that are called like one of its fields; options that say what
     it says anyway become None."""
     names = {one.name for one in fields(hyper)} & set(options)

@@ -47,7 +47,8 @@ def describe(
         f"{len(data.test_labels):,} test images",
         "protocol": f"{hyper.name} ({hyper.source})",
         "training": f"{experiment.epochs} epochs in batches of {experiment.batch_size}, SGD "
-        f"{hyper.described()}, momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}",
+        f"{hyper.schedule_in_words()}, "
+        f"momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}",
         "device": f"{environment.hardware(conditions.device)}, {conditions.precision}",
         "results": shown(experiment.folder),
     }

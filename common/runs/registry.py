@@ -36,7 +36,7 @@ def variants(method: str) -> Mapping[str, Method]:
     return METHODS[trial.scored_by if trial else method]
 
 
-def find(method: str, variant: str = "") -> Method:
+def find_method(method: str, variant: str = "") -> Method:
     """What a method or a trial prunes by. Raises ConfigurationError with the choices."""
     found = variants(method)
     if variant not in found:

@@ -170,8 +170,8 @@ def _verdict(ended: Ended, total: int, time_budget: str | None, again: str) -> s
     failed = f", {len(ended.failed)} failed" if ended.failed else ""
     if ended.out_of_time:
         return (
-            f"The time budget of {time_budget} is used up: {done}{failed}, {len(ended.left)} left. "
-            f"To continue: {again}"
+            f"The time budget of {time_budget} is used up: {done}{failed}, {len(ended.unfinished)} "
+            f"left. To continue: {again}"
         )
     if ended.failed:
         return f"{done}{failed}. To try these again: {again}"
