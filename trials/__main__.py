@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.markup import escape
 
-from common.base.errors import ConfigurationError, NotebookError, unknown
+from common.base.errors import ConfigurationError, NotebookError, shown, unknown
 from common.base.paths import GRIDS, ROOT, TRIALS, default_results
 
 PROGRAM = "trials" if Path(sys.argv[0]).stem == "trials" else "python -m trials"
@@ -120,9 +121,9 @@ def pairs(ctx: click.Context, param: click.Parameter, settings: tuple[str, ...])
 
 
 def positive(text: str) -> int:
-    """A number from 1 on."""
-    if not text.isdigit() or int(text) < 1:
-        raise click.BadParameter(f"{text!r} is not a number from 1 on")
+    """A number from 1 on, of runs."""
+    if not re.fullmatch("[1-9][0-9]{0,4}", text):
+        raise click.BadParameter(f"{shown(text)} is not a number from 1 to 99999")
     return int(text)
 
 

@@ -17,6 +17,7 @@ from common.base.paths import GRIDS, TRIALS, default_results
 from common.datasets import folders
 from common.results.run_folder import is_done
 from common.runs import experiment
+from common.runs.options import whole
 from common.sweep import earlier, grid, plan, report, slots
 from common.sweep.job import Job
 from common.sweep.loop import Ended, Sweep
@@ -71,6 +72,7 @@ def run(
     """
     begun = time.monotonic()
     console = console or Console(highlight=False, emoji=False)
+    jobs, per_gpu = whole("jobs", jobs, least=1), whole("per_gpu", per_gpu, least=1)
     deadline = begun + (seconds(time_budget) if time_budget else math.inf)
     root, runs = runs_of(name, parameters, results)
     todo = [run for run in runs if not is_done(run.folder)]
