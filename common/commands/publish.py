@@ -23,8 +23,10 @@ from common import plots
 from common.base.errors import ConfigurationError, NotebookError
 from common.base.files import write_atomically
 from common.base.paths import ROOT
+from common.base.version import is_commit
 from common.commands.notebooks import RENDERED, write
 from common.results import collected, reference
+from common.results.collected import Keys
 from common.sweep.execute import run_notebook
 
 SHOWN = 0.9  # the sparsity whose run is the method's rendered notebook, or the nearest to it
@@ -33,14 +35,17 @@ _PLACES = ("data_dir", "results_dir", "output_dir")
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
-def publish(root: Path, source: str | None, console: Console, home: Path = ROOT) -> None:
+def publish(
+    root: Path, source: str | None, console: Console, home: Path = ROOT, only: Keys | None = None
+) -> None:
     """Publish the finished runs of the grid in `root` with the published curves of `source`.
 
-    home: the repository that is written. Raises ConfigurationError, before anything is written, if
+    home: the repository that is written. only: (method, run_id) of the grid's runs.
+    Raises ConfigurationError, before anything is written, if
     no run is finished, a run's code version is unknown or had uncommitted changes, runs are of
     several settings, or the source is unknown; NotebookError if the figures' notebook fails.
     """
-    found = _collect(root, console)
+    found = _collect(root, console, only)
     if len(parts := plots.settings(found.summary)) > 1:
         raise ConfigurationError(f"publish: one setting at a time, not {', '.join(parts)}")
     readme = home / "README.md"
@@ -59,14 +64,16 @@ def publish(root: Path, source: str | None, console: Console, home: Path = ROOT)
     _done(len(found.summary), console)
 
 
-def publish_beside(root: Path, console: Console, home: Path = ROOT) -> None:
+def publish_beside(
+    root: Path, console: Console, home: Path = ROOT, only: Keys | None = None
+) -> None:
     """Publish the grid in `root` beside the one that the figures show: tables and notebooks alone.
 
     Runs that are in the committed tables and not in `root` stay there; of a run in both, that of
     `root` does. Raises ConfigurationError, before anything is written, as `publish` does, but
     several settings are allowed.
     """
-    new = found = _collect(root, console)
+    new = found = _collect(root, console, only)
     results = home / "figures" / "results" / root.name
     if (results / "summary.csv").is_file():
         found = collected.together(new, collected.collect(results))
@@ -92,7 +99,7 @@ def render(notebook: Path, parameters: Mapping[str, object]) -> Path:
 def check(summary: pd.DataFrame) -> None:
     """Raises ConfigurationError unless all runs are of committed code."""
     for version in summary["code_version"].unique():
-        if not re.fullmatch(r"[0-9a-f]{7,40}", version):
+        if not is_commit(version):
             raise ConfigurationError(
                 f"code_version: {version!r} is not a commit; run the grid from a committed state"
             )
@@ -150,9 +157,9 @@ def cleaned(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def _collect(root: Path, console: Console) -> collected.Collected:
+def _collect(root: Path, console: Console, only: Keys | None) -> collected.Collected:
     """The grid's runs, which may be shown; says what was left out and why."""
-    found = collected.collect(root)
+    found = collected.collect(root, only=only)
     check(found.summary)
     for folder, reason in found.left_out:
         console.print(f"left out: {folder}: {reason}", soft_wrap=True, markup=False)

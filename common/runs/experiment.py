@@ -15,7 +15,7 @@ from common.base.version import code_version
 from common.datasets import DATASETS
 from common.pruning import ablations, check_sparsity
 from common.runs import registry
-from common.runs.options import text, whole
+from common.runs.options import path, text, whole
 from common.training import protocols
 from common.training.protocols import Protocol
 
@@ -172,15 +172,15 @@ def configure(
         method=method,
         variant=variant,
         ablation=ablation,
-        sparsity=float(sparsity),
-        seed=whole("seed", seed, least=0) or 0,
+        sparsity=float(sparsity) + 0.0,  # -0.0 is no run of its own
+        seed=whole("seed", seed, least=0, most=2**63 - 1) or 0,
         epochs=hyper.epochs,
         batch_size=whole("batch_size", batch_size, least=1) or hyper.batch_size,
         pretrain_epochs=whole("pretrain_epochs", pretrain_epochs, least=0) or 0,
         precision=precision,
         device=check_device(text(device, "auto")),
-        data_dir=str(data_dir) if data_dir else None,
-        results_dir=Path(text(results_dir, str(default_results() / "notebooks"))),
+        data_dir=path("data_dir", data_dir),
+        results_dir=Path(path("results_dir", results_dir) or default_results() / "notebooks"),
         hyper=hyper,
         options=options,
     )
@@ -229,6 +229,6 @@ def _apply_overrides(hyper: Protocol, options: dict) -> tuple[Protocol, dict]:
 def check_device(name: str) -> str:
     """The name, if it is one of a device; whether it is there is another question. Raises
     ConfigurationError."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", name):
         raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps"))
     return name
