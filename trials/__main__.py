@@ -241,6 +241,35 @@ def compare(runs: tuple[str, str], results: Path) -> None:
     compare.show(*(compare.find(run, results) for run in runs), console())
 
 
+@cli.group(short_help="the masks that a run has kept")
+def masks() -> None:
+    """The masks that a run has kept."""
+
+
+@masks.command(short_help="for other code: masks, or the pruned network")
+@click.argument("run", metavar="RUN")
+@RESULTS
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["safetensors", "torch_prune", "state_dict"]),
+    default="safetensors",
+    show_default=True,
+    help="a boolean tensor for each mask; the state of the network under torch.nn.utils.prune; the "
+    "state of the sparse network. All are safetensors files, and load_masks reads each",
+)
+@click.option("--to", type=click.Path(path_type=Path), metavar="FILE", help="default: here")
+def export(run: str, results: Path, form: str, to: Path | None) -> None:
+    """Write the masks of a run, or the network that it started to train, into a file.
+
+    A run is its folder, or METHOD/RUN_ID or GRID/METHOD/RUN_ID below --results.
+    """
+    from common.commands import compare, masks
+
+    path = masks.export(compare.find(run, results), form, to)
+    console().print(str(path), soft_wrap=True)
+
+
 @cli.command(short_help="one table from all runs")
 @GRID
 @RESULTS

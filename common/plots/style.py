@@ -221,7 +221,7 @@ def ordered(names: Iterable[str], known: Iterable[str]) -> list[str]:
 
 def method_label(method: str, variant: str = "") -> str:
     """`SynFlow` or `SynFlow (one shot)`."""
-    name = METHODS.get(method, method)
+    name = METHODS.get(method) or method.partition("@")[0]  # from outside: name@hash
     name = name[0].upper() + name[1:]
     return f"{name} ({variant.replace('_', ' ')})" if variant else name
 

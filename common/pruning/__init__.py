@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         from_torch_prune,
         load_masks,
         save_masks,
+        save_network,
         to_torch_prune,
     )
     from common.pruning.masks import Masks, apply, kept, like_weights
@@ -46,6 +47,7 @@ __all__ = [
     "prunable",
     "prune",
     "save_masks",
+    "save_network",
     "to_torch_prune",
 ]
 

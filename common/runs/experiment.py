@@ -13,7 +13,7 @@ from common.base.errors import unknown
 from common.base.paths import default_results
 from common.base.version import code_version
 from common.datasets import DATASETS
-from common.pruning import ablations, check_sparsity
+from common.pruning import ablations, check_sparsity, outside
 from common.runs import registry
 from common.runs.options import path, text, whole
 from common.training import protocols
@@ -143,7 +143,8 @@ def configure(
     results_dir: str | Path | None = None,
     **options: object,
 ) -> Experiment:
-    """A validated run of `method` (the name of its folder under `trials/`).
+    """A validated run of `method` (the name of its folder under `trials/`, or a method from
+    outside, see `common.pruning.outside`).
 
     None or "" means what the protocol says, or an option's default. options: the method's own
     parameters, if it has any. Neither data nor device is touched. Raises ConfigurationError naming
@@ -152,6 +153,7 @@ def configure(
     code_version()  # a result that could not say it would be worth nothing
     base = protocols.find(text(protocol, DEFAULT_PROTOCOL))
     variant = text(variant, "")
+    method = registry.named(method, variant)
     registry.find_method(method, variant)
     options = registry.read(method, options)
     ablation = text(ablation, "none").replace(" ", "")
@@ -196,8 +198,9 @@ def from_notebook(method: str, variables: dict[str, object]) -> Experiment:
     the notebook does not have, which papermill itself lets pass.
     """
     names = (*PARAMETERS, *(option.name for option in registry.options(method)))
+    own = ("score",) if outside.is_spec(method) else ()  # where the method itself comes from
     for name in injected(variables):
-        if name not in names:
+        if name not in names + own:
             raise unknown("parameter", name, names)
     return configure(method, **{name: variables[name] for name in names})
 

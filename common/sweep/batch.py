@@ -48,6 +48,7 @@ def runs_of(
     found = grid.find(name, GRIDS, notebooks)
     root = results.resolve() / found.name
     runs = plan.experiments(found, root, grid.overrides(parameters))
+    notebooks = plan.notebooks(TRIALS)  # those of methods from outside among them by now
     for run in runs:
         if run.method not in notebooks:
             raise unknown("-p method", run.method, notebooks)

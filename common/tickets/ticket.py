@@ -105,6 +105,7 @@ class TicketRun(Run):
         if self.trainings.counts:
             self._ablate()
             self._go_back(len(self.trainings.counts))
+        self.keep_masks()
         return self.masks
 
     def train(self) -> pd.DataFrame:
