@@ -147,7 +147,7 @@ def summary(
 
 def _code_version(experiment: Experiment) -> str:
     """The commit, and beside it the file of a method from outside."""
-    method = registry.find(experiment.method, experiment.variant)
+    method = registry.find_method(experiment.method, experiment.variant)
     return " ".join(filter(None, (code_version(), method.origin)))
 
 
