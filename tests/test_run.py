@@ -68,7 +68,7 @@ def test_a_run_of_every_method(tmp_path, method):
         assert tuple(found[name].columns) == columns
     # What was needed on the way is gone.
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("epochs.csv", "layers.csv", "run.json", "summary.csv")
+        *("epochs.csv", "layers.csv", "masks.safetensors", "run.json", "summary.csv")
     ]
     (summary,) = found["summary"].to_dict("records")
     layers, epochs = found["layers"], found["epochs"]
@@ -270,17 +270,17 @@ class Killed(BaseException):
 def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch):
     expected = carry_out(configured(tmp_path / "straight", epochs=3))
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
-    report = run_folder.report
+    report = run_folder.write_progress
 
     def kill(folder, stage, epoch, *rest):
         report(folder, stage, epoch, *rest)
         if stage == "train" and epoch == 2:
             raise Killed
 
-    monkeypatch.setattr(run_folder, "report", kill)
+    monkeypatch.setattr(run_folder, "write_progress", kill)
     with pytest.raises(Killed):
         carry_out(configured(tmp_path, epochs=3))
-    monkeypatch.setattr(run_folder, "report", report)
+    monkeypatch.setattr(run_folder, "write_progress", report)
     folder = configured(tmp_path, epochs=3).folder
     assert not run_folder.is_done(folder)
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -484,7 +484,7 @@ def test_a_checkpoint_of_another_level_is_not_continued(tmp_path, monkeypatch):
 
 def test_progress_counts_all_epochs(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(run_folder, "report", lambda folder, *what: told.append(what[:3]))
+    monkeypatch.setattr(run_folder, "write_progress", lambda folder, *what: told.append(what[:3]))
     carry_out(configured(tmp_path, rewind_epoch=1))
     trained = [one for one in told if one[0] not in ("score",)]
     assert trained[:3] == [("dense network", epoch, 4) for epoch in (0, 1, 2)]
@@ -534,7 +534,7 @@ def test_too_many_iterations_are_refused_before_anything_is_written(tmp_path):
 def test_what_will_run_in_words_and_in_run_json(tmp_path):
     run = TicketRun(configured(tmp_path, rewind_epoch="5it", init="xavier_normal"))
     told = run.describe()
-    assert told["levels"] == "2: 31.6%, 10% of the weights left"
+    assert told["levels"] == "2: 68.37%, 90% of the weights removed"
     assert told["rewind epoch"] == "5it: after 5 iterations"
     assert told["init"] == "xavier_normal"
     assert "lenet_300_100, xavier_normal" in told["network"]
@@ -553,7 +553,7 @@ def test_what_will_run_in_words_and_in_run_json(tmp_path):
 def test_the_time_a_run_takes_goes_by_all_its_trainings(tmp_path):
     assert configured(tmp_path, levels=3, epochs=10, rewind_epoch=4).all_epochs == 10 + 3 * 6
     assert configured(tmp_path, levels=None, sparsity=0.893, epochs=10).all_epochs == 110
-    assert registry.find("lottery_ticket").scope == "global"
+    assert registry.find_method("lottery_ticket").scope == "global"
 
 
 # Tables of many runs
@@ -713,7 +713,7 @@ def test_a_runs_own_figures(tmp_path):
     [
         (lambda t: ticket_plots.tickets_compared(t, "seed"), "by='seed'.*ablation"),
         (lambda t: ticket_plots.tickets_compared(t[:0], "init"), "no finished run"),
-        (lambda t: ticket_plots.tickets_compared(t, "init", most_dense=0.001), "at most 0.001"),
+        (lambda t: ticket_plots.tickets_compared(t, "init", least=0.999), "at least 0.999"),
         (
             lambda t: ticket_plots.tickets_compared(
                 pd.concat([t, t.assign(model="vgg11")]), "init"

@@ -10,7 +10,7 @@ accuracies(summary), ablation_effects(summary), random_compared(summary)   table
 by_sparsity(numbers)                                        one of them as a page shows it
 beside_published(summary, reference), published_table(both) ours beside published numbers
 orders_compared(both), orders_table(orders)                 and the order of methods
-facts(rows)           a table of names and values
+key_value_table(rows)       a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
 """
@@ -31,7 +31,7 @@ from common.plots.comparison import (
 )
 from common.plots.diagnostics import concentration, predicted_densities
 from common.plots.effects import against_random, effects
-from common.plots.facts import facts
+from common.plots.key_value import key_value_table
 from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.masks import mask_image
 from common.plots.runs import cost, training_curves
@@ -50,7 +50,7 @@ __all__ = [
     "concentration",
     "cost",
     "effects",
-    "facts",
+    "key_value_table",
     "layer_densities",
     "markdown",
     "mask_image",

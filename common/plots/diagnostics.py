@@ -35,7 +35,7 @@ def predicted_densities(
     )
     axes.plot(x, layers["density"], style.marker(method), color=hue, label="measured", zorder=3)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("Density (share of weights kept)")
+    axes.set_ylabel("Density")
     style.name_layers(axes, list(layers["layer"]))
     style.legend_above(figure, axes.get_legend_handles_labels()[0])
     inside = int((abs(layers["density"] - predicted) <= spread).sum())

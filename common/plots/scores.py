@@ -24,16 +24,20 @@ BELOW = 0.002  # share of a layer's scores that may lie below the axis, in its f
 
 @style.styled
 def score_histograms(
-    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None, method: str = ""
+    scores: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None = None,
+    method: str = "",
+    sparsity: float | None = None,
 ) -> Figure:
     """The distribution of log10 |score| in each layer, and what of it the masks keep.
 
     scores: {parameter name: score tensor}; masks: same names and shapes, True = kept; method: names
-    the hue. Up to 24 layers: a histogram each, scaled to its highest bin, the kept scores in full
-    colour; negative scores hang below the line. More layers: the 5, 25, 50, 75 and 95 percent
-    quantiles of |score|. Zeros have no logarithm: their share is given, as are that of negative
-    scores and the kept share. Raises ConfigurationError for no scores, scores that are all zero or
-    not finite, or masks of other layers.
+    the hue; sparsity: the share of all |score| that lies below a line, the threshold of one ranking
+    over the whole network. Up to 24 layers: a histogram each, scaled to its highest bin, the kept
+    scores in full colour; negative scores hang from its base. More layers: the 5, 25, 50, 75 and 95
+    percent quantiles of |score|. Zeros have no logarithm: their share is given, as are that of
+    negative scores and the kept share. Raises ConfigurationError for no scores, scores that are all
+    zero or not finite, or masks of other layers.
     """
     if masks is not None and set(masks) != set(scores):
         raise ConfigurationError("masks: these are not the masks of the layers that have scores")
@@ -42,10 +46,17 @@ def score_histograms(
         raise ConfigurationError("scores: nothing to draw, every score is zero")
     hue = style.colour(method)
     figure = _ridges(layers, hue) if len(layers) <= ROWS else _quantiles(layers, hue)
+    told = ""
+    if sparsity:
+        every = torch.cat([layer.logarithm for layer in layers])
+        cut = every.kthvalue(max(1, round(sparsity * len(every)))).values.item()
+        line = figure.axes[0].axvline if len(layers) <= ROWS else figure.axes[0].axhline
+        line(cut, color=style.INK, lw=0.9, zorder=4)
+        told = f"Line: the threshold below which {style.percent(sparsity)} of all scores lie."
     facts = f"{len(layers)} layers, {sum(layer.size for layer in layers):,} scores"
     if masks:
         facts += f", {sum(int(mask.sum()) for mask in masks.values()):,} of them kept"
-    style.write_caption(figure, facts + ".")
+    style.write_caption(figure, facts + ".", told)
     return figure
 
 

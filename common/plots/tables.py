@@ -172,7 +172,7 @@ def cell(values: pd.Series) -> str:
     return f"{values.mean():.2f}{spread} ({len(values)})"
 
 
-def described(summary: pd.DataFrame) -> str:
+def caption(summary: pd.DataFrame) -> str:
     """The caption's first line: data set, model, protocol, runs and seeds, hardware, code.
 
     A value that differs between runs is called mixed and listed.

@@ -14,7 +14,7 @@ from torch import nn
 
 from common import datasets
 from common.base import environment
-from common.pruning import Masks, diagnostics
+from common.pruning import Masks, diagnostics, save_masks
 from common.pruning.rounds import prune_ablated
 from common.pruning.scores import Context, Scores
 from common.results import run_folder, schema
@@ -22,7 +22,7 @@ from common.runs import record
 from common.runs.experiment import Experiment
 from common.runs.network import Network
 from common.runs.record import Conditions
-from common.runs.registry import find
+from common.runs.registry import find_method
 from common.runs.trainer import Trainer
 from common.training import protocols
 from common.training.callbacks import History
@@ -46,7 +46,7 @@ class Run:
         precision = environment.resolve_precision(experiment.precision, device)
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.conditions = Conditions(device, precision, now)
-        self.method = find(experiment.method, experiment.variant)
+        self.method = find_method(experiment.method, experiment.variant)
         data = datasets.load(experiment.dataset, experiment.data_dir).to(device)
         self.network = Network(experiment.model, data, experiment.hyper, experiment.seed)
         self.trainer = Trainer(self.network, precision, experiment.batch_size)
@@ -92,7 +92,14 @@ class Run:
                 self.experiment.seed,
                 first,
             )
+        self.keep_masks()
         return self.masks
+
+    def keep_masks(self) -> None:
+        """Write the masks into the run's folder, one bit a weight."""
+        experiment = self.experiment
+        about = {name: getattr(experiment, name) for name in ("method", "run_id", "sparsity")}
+        save_masks(self.masks, experiment.folder / run_folder.MASKS, about, packed=True)
 
     def train(self) -> pd.DataFrame:
         """Train the pruned network; returns a row per epoch: the columns of epochs.csv."""
@@ -164,4 +171,4 @@ class Run:
         self.prune_seconds += time.perf_counter() - started
 
     def _report(self, stage: str) -> None:
-        run_folder.report(self.experiment.folder, stage, 0, self.experiment.epochs, None)
+        run_folder.write_progress(self.experiment.folder, stage, 0, self.experiment.epochs, None)

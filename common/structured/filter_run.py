@@ -38,7 +38,7 @@ class FilterRun(Run):
         self.shape = self.network.data.spec.shape
         self.stages = Stages(experiment, self.trainer)
         self.variant, self.sparse_hyper = self.stages.variant, self.stages.hyper
-        self.channels = channels.find(self.model, self.shape)
+        self.channels = channels.find_channels(self.model, self.shape)
         self.penalty, self.shrink = self._penalty()
         self.sparse: History | None = None
         self.trained: nn.Module | None = None
@@ -97,6 +97,7 @@ class FilterRun(Run):
             if "weights" in stages:
                 stream = generator(self.experiment.seed, "redrawn weights")
                 stages["weights"](self.small, self.network.initialise, stream)
+        self.keep_masks()
         return self.masks
 
     def train(self) -> pd.DataFrame:
@@ -165,7 +166,7 @@ class FilterRun(Run):
             chosen = removal.lowest(self.model, self.channels, ranked, sparsity, stream)
         if "masks" in stages:
             chosen = stages["masks"](chosen, generator(self.experiment.seed, "mask shuffle"))
-            chosen = removal.uncut(chosen, scores)
+            chosen = removal.keep_at_least_one(chosen, scores)
         return chosen
 
     def _penalty(self) -> tuple[Penalty, Shrink]:

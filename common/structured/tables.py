@@ -39,7 +39,7 @@ def describe(run: FilterRun, common: dict[str, str]) -> dict[str, str]:
     sparsity, threshold = told.pop("sparsity"), experiment.options["threshold"]
     told["training"] = (
         f"{hyper.epochs} epochs in batches of {experiment.batch_size}, SGD "
-        f"{hyper.described()}, "
+        f"{hyper.schedule_in_words()}, "
         f"momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}"
     )
     told["penalty"] = "none"

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from common import datasets
 from common.plots import style
 from common.results.reference import METHODS, MODELS
-from common.studies.captions import made_from, rows_of
+from common.studies.captions import rows_of, study_caption
 
 DASHES = {"unmodified": ("unmodified", "-"), "inverted": ("scores inverted", "--")}
 # What was done before training -> (label, dashes, marker, its face).
@@ -77,7 +77,7 @@ def batchnorm_variances(table: pd.DataFrame) -> Figure:
     one = table["seed"].nunique() == 1
     style.write_caption(
         figure,
-        *(made_from(table[table["model"] == model]) for model in models),
+        *(study_caption(table[table["model"] == model]) for model in models),
         f"Before training, in train mode and float32, {table['images'].iloc[0]} training images. "
         f"Median over a layer's channels{'' if one else ', and of these over the seeds'}; "
         "zero: most of its channels receive nothing. "
@@ -125,7 +125,7 @@ def treated_training(table: pd.DataFrame) -> Figure:
     first = table.iloc[0]
     style.write_caption(
         figure,
-        made_from(table),
+        study_caption(table),
         f"{first['batch_size']} images a step at the protocol's first learning rate, "
         f"{first['precision']}. Training images: of the steps since the dot before; test images: "
         f"the first {first['test_images']:,}.",

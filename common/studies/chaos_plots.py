@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from common.plots import style
-from common.studies.captions import compression, made_from
+from common.studies.captions import compression, study_caption
 
 PANELS = {
     "replaced": "Share of the mask replaced",
@@ -50,7 +50,7 @@ def masks_replaced(found: pd.DataFrame, masks: pd.DataFrame) -> Figure:
     ratios = ", ".join(compression(10.0**value) for value in sorted(found["exponent"].unique()))
     style.write_caption(
         figure,
-        made_from(masks),
+        study_caption(masks),
         f"Compression {ratios}; initial weights changed by {size} of themselves, all else equal. "
         "Density changes: of the layer where it is largest, as a share of its density.",
     )

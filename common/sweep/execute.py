@@ -196,7 +196,7 @@ def _reason(error: Path, status: int) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier attempt told onlookers."""
+    """Remove the progress that an earlier attempt wrote."""
     for name in ("progress.json", "error.txt"):
         (folder / name).unlink(missing_ok=True)
 

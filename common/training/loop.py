@@ -1,4 +1,4 @@
-"""Training with torchbearer: the trial, its closure and metric, and what keeps its traps shut."""
+"""Training with torchbearer: its trial, closure and metric, workarounds for its pitfalls."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def train(
         closure = steps.replaying(steps.captured_step(step, model, optimizer, graphs))
     if progress and environment.person_watches():
         callbacks.append(Bar(progress, epochs))
-    framed, metrics = steps.Framed(model, precision), [_LossAndAccuracy("train")]
-    trial = _Trial(framed, optimizer, F.cross_entropy, metrics, callbacks)
+    autocast_model, metrics = steps.AutocastModel(model, precision), [_LossAndAccuracy("train")]
+    trial = _Trial(autocast_model, optimizer, F.cross_entropy, metrics, callbacks)
     trial.with_train_generator(train_data).with_closure(closure)
     done = recorder.resume(model, masks)
     if not done:
@@ -92,10 +92,10 @@ def evaluate(model: nn.Module, data, precision: str = "float32") -> dict[str, fl
     A loop of its own: torchbearer's evaluation calls a network that fails a second time and then
     raises an exception of another type.
     """
-    framed, metric = steps.Framed(model, precision), _LossAndAccuracy("test")
+    autocast_model, metric = steps.AutocastModel(model, precision), _LossAndAccuracy("test")
     with in_mode(model, training=False):
         for images, labels in data:
-            logits = framed(images)
+            logits = autocast_model(images)
             metric.add(F.cross_entropy(logits, labels), logits, labels)
     return metric.means()
 

@@ -92,7 +92,7 @@ class Cluster:
         task.add_done_callback(self._settle)
         return promised
 
-    def alone(self) -> Cluster | None:
+    def retry_pool(self) -> Cluster | None:
         """One run on a machine; None if that is so already."""
         if self._alone or self._workers.places() <= len(self._workers.machines()):
             return None

@@ -8,7 +8,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 
-def facts(rows: Mapping[str, object] | pd.DataFrame) -> Styler:
+def key_value_table(rows: Mapping[str, object] | pd.DataFrame) -> Styler:
     """Name and value, a row each, nothing cut short; of a mapping or of a table's only row."""
     if isinstance(rows, pd.DataFrame):
         rows = rows.iloc[0].to_dict()
