@@ -28,7 +28,8 @@ PROSPR_STEPS = 3  # a batch for each of them and one for the loss; sources in pr
 class Method:
     """How a network is pruned.
 
-    score: what a weight is worth; whatever it computes, it does so in `full_float32`.
+    score: what a weight is worth; whatever it computes, it does so in `full_float32`, and what it
+    returns is its own: not a weight, and without a graph.
     iterations: rounds of scoring and pruning; schedule: densities on the way (`exponential`,
     `linear`); scope: `global` or a distribution (`uniform`, `erk`, `smart_ratio`).
     revive: whether a later round may bring a pruned weight back.
@@ -48,7 +49,7 @@ class Method:
 
     def __post_init__(self) -> None:
         # Here, so that nobody who writes a score need think of it.
-        object.__setattr__(self, "score", _in_full_float32(self.score))
+        object.__setattr__(self, "score", _safely(self.score))
 
     @property
     def needs_images(self) -> bool:
@@ -56,13 +57,18 @@ class Method:
         return bool(self.images_per_class or self.training_batches)
 
 
-def _in_full_float32(score: ScoreFunction) -> ScoreFunction:
+def _safely(score: ScoreFunction) -> ScoreFunction:
     @functools.wraps(score, assigned=("__name__",))
     def scored(model: nn.Module, context: Context) -> Scores:
         from common.pruning.precision import full_float32
 
         with full_float32():
-            return score(model, context)
+            found = score(model, context)
+        weights = {parameter.data_ptr() for parameter in model.parameters()}
+        return {
+            name: value.detach().clone() if value.data_ptr() in weights else value.detach()
+            for name, value in found.items()
+        }
 
     return scored
 

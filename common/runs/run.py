@@ -80,8 +80,6 @@ class Run:
         """Prune the model by the method and the run's ablation; returns the masks."""
         if self.scores is None:
             self.score()
-        # Selecting overwrites what it ranks; these scores are still to be looked at.
-        first = {name: score.clone() for name, score in self.scores.items()}
         with self._timed():
             self.masks = prune_ablated(
                 self.model,
@@ -90,7 +88,7 @@ class Run:
                 self.context,
                 self.experiment.ablation,
                 self.experiment.seed,
-                first,
+                self.scores,
             )
         return self.masks
 
