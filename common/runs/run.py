@@ -61,7 +61,7 @@ class Run:
 
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
-        told = record.describe(self.experiment, self.conditions, self.model, self.network.data)
+        told = self._plan()
         if run_folder.is_done(self.experiment.folder) and not self._begun:
             told["earlier result"] = "is there, and will be moved aside"
         elif self.moved:
@@ -152,6 +152,11 @@ class Run:
     def context(self) -> Context:
         """What the run's scores may look at."""
         return self.network.context(self.method)
+
+    def _plan(self) -> dict[str, str]:
+        data = self.network.data
+        told = record.describe(self.experiment, self.conditions, self.model, data)
+        return told | record.describe_options(self.experiment)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

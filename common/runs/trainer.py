@@ -35,7 +35,7 @@ class Trainer:
         progress: str | None = None,
         stage: Stage | None = None,
         more: Sequence[Callback] = (),
-        train_data: object = None,
+        train_data: loop.Batches | None = None,
     ) -> History:
         """Train the masked `model` for `epochs`; arguments as for `loop.train`.
 

@@ -12,7 +12,7 @@ from common.base.seeding import generator
 from common.pruning import Masks, ablations, apply, kept, like_weights, prunable
 from common.pruning.masks import select
 from common.results import run_folder
-from common.runs import filter_settings
+from common.runs import filter_settings, record
 from common.runs.experiment import Experiment
 from common.runs.run import Run
 from common.structured import channels, removal, tables
@@ -53,10 +53,6 @@ class FilterRun(Run):
         super().begin()
         if self.experiment.pretrain_epochs and self.sparse is None:
             self.penalty, self.shrink = self._penalty()
-
-    def describe(self) -> dict[str, str]:
-        """What will run, in words."""
-        return tables.describe(self, super().describe())
 
     def train_sparse(self) -> pd.DataFrame:
         """Train the network with the penalty, or take it from a run that did: others differ in what
@@ -149,6 +145,12 @@ class FilterRun(Run):
         for name in ("train", "mask"):
             (folder / f"{name}.pt").unlink(missing_ok=True)
         return summary
+
+    def _plan(self) -> dict[str, str]:
+        data = self.network.data
+        return tables.describe(
+            self, record.describe(self.experiment, self.conditions, self.model, data)
+        )
 
     def _choose(self, stages: dict) -> removal.Kept:
         """The channels that stay."""
