@@ -8,6 +8,7 @@ from collections import defaultdict
 
 import pytest
 import torch
+from helpers import assert_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -52,12 +53,6 @@ def gradient(model: nn.Module, images, labels, temperature: float = 1.0) -> dict
     model = copy.deepcopy(model).train()
     F.cross_entropy(model(images) / temperature, labels).backward()
     return {name: weight.grad for name, weight in prunable(model).items()}
-
-
-def assert_same(found: dict, expected: dict, **tolerance) -> None:
-    assert list(found) == list(expected)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, **tolerance)
 
 
 # Softmax regression, where everything is known in closed form
