@@ -38,7 +38,7 @@ from common.structured import (
     tables,
 )
 from common.structured.filter_run import FilterRun
-from common.structured.training import step_length
+from common.structured.penalty import step_length
 from common.sweep import grid, plan
 from common.training import callbacks, loop
 

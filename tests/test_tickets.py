@@ -27,11 +27,11 @@ from common.runs import cache, registry
 from common.runs.experiment import PARAMETERS, configure
 from common.runs.ticket_settings import densities, rewind_step
 from common.sweep import earlier, grid, plan, report
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.tickets import ticket_plots
 from common.tickets.levels import collect_levels
-from common.tickets.rewind import Remaining
 from common.tickets.ticket import TicketRun
+from common.tickets.trainings import Remaining
 from common.training import callbacks, loop
 
 TOTAL = 50_200  # weights of lenet_300_100 on digits

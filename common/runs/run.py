@@ -20,10 +20,9 @@ from common.pruning.scores import Context, Scores
 from common.results import run_folder, schema
 from common.runs import record
 from common.runs.experiment import Experiment
-from common.runs.network import Network
+from common.runs.network import Network, Trainer
 from common.runs.record import Conditions
 from common.runs.registry import find_method
-from common.runs.trainer import Trainer
 from common.training import protocols
 from common.training.callbacks import History
 

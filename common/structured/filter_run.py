@@ -17,9 +17,15 @@ from common.runs.experiment import Experiment
 from common.runs.run import Run
 from common.structured import channels, removal, tables
 from common.structured.export import check_export, export, largest_difference
-from common.structured.penalty import Penalty, channel_groups, weight_groups
+from common.structured.penalty import (
+    Penalty,
+    Shrink,
+    channel_groups,
+    default_strength,
+    descent,
+    weight_groups,
+)
 from common.structured.stages import Stages
-from common.structured.training import Shrink, default_strength, descent
 from common.training.callbacks import History
 
 

@@ -21,7 +21,7 @@ from common.results.schema import (
 )
 from common.runs import filter_settings, record
 from common.structured import cost as measuring
-from common.structured.training import PENALTY
+from common.structured.penalty import PENALTY
 
 if TYPE_CHECKING:
     from common.structured.filter_run import FilterRun
