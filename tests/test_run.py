@@ -42,7 +42,7 @@ def test_a_run_of_every_method(tmp_path, method):
         assert tuple(found[name].columns) == columns
     # What was needed on the way is gone.
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("epochs.csv", "layers.csv", "run.json", "summary.csv")
+        *("epochs.csv", "layers.csv", "masks.safetensors", "run.json", "summary.csv")
     ]
     (summary,) = found["summary"].to_dict("records")
     layers, epochs = found["layers"], found["epochs"]

@@ -512,7 +512,7 @@ def test_too_many_iterations_are_refused_before_anything_is_written(tmp_path):
 def test_what_will_run_in_words_and_in_run_json(tmp_path):
     run = TicketRun(configured(tmp_path, rewind_epoch="5it", init="xavier_normal"))
     told = run.describe()
-    assert told["levels"] == "2: 31.6%, 10% of the weights left"
+    assert told["levels"] == "2: 68.37%, 90% of the weights removed"
     assert told["rewind epoch"] == "5it: after 5 iterations"
     assert told["init"] == "xavier_normal"
     assert "lenet_300_100, xavier_normal" in told["network"]
@@ -691,7 +691,7 @@ def test_a_runs_own_figures(tmp_path):
     [
         (lambda t: ticket_plots.tickets_compared(t, "seed"), "by='seed'.*ablation"),
         (lambda t: ticket_plots.tickets_compared(t[:0], "init"), "no finished run"),
-        (lambda t: ticket_plots.tickets_compared(t, "init", most_dense=0.001), "at most 0.001"),
+        (lambda t: ticket_plots.tickets_compared(t, "init", least=0.999), "at least 0.999"),
         (
             lambda t: ticket_plots.tickets_compared(
                 pd.concat([t, t.assign(model="vgg11")]), "init"

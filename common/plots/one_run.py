@@ -31,16 +31,20 @@ BLOCKS = 128  # rows and columns of a mask's map: finer would not be seen, and i
 
 @style.styled
 def score_histograms(
-    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None, method: str = ""
+    scores: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None = None,
+    method: str = "",
+    sparsity: float | None = None,
 ) -> Figure:
     """The distribution of log10 |score| in each layer, and what of it the masks keep.
 
     scores: {parameter name: score tensor}; masks: same names and shapes, True = kept; method: names
-    the hue. Up to 24 layers: a histogram each, scaled to its highest bin, the kept scores in full
-    colour; negative scores hang below the line. More layers: the 5, 25, 50, 75 and 95 percent
-    quantiles of |score|. Zeros have no logarithm: their share is given, as are that of negative
-    scores and the kept share. Raises ConfigurationError for no scores, scores that are all zero or
-    not finite, or masks of other layers.
+    the hue; sparsity: the share of all |score| that lies below a line, the threshold of one ranking
+    over the whole network. Up to 24 layers: a histogram each, scaled to its highest bin, the kept
+    scores in full colour; negative scores hang from its base. More layers: the 5, 25, 50, 75 and 95
+    percent quantiles of |score|. Zeros have no logarithm: their share is given, as are that of
+    negative scores and the kept share. Raises ConfigurationError for no scores, scores that are all
+    zero or not finite, or masks of other layers.
     """
     if masks is not None and set(masks) != set(scores):
         raise ConfigurationError("masks: these are not the masks of the layers that have scores")
@@ -49,10 +53,17 @@ def score_histograms(
         raise ConfigurationError("scores: nothing to draw, every score is zero")
     hue = style.colour(method)
     figure = _ridges(layers, hue) if len(layers) <= ROWS else _quantiles(layers, hue)
+    told = ""
+    if sparsity:
+        every = torch.cat([layer.logarithm for layer in layers])
+        cut = every.kthvalue(max(1, round(sparsity * len(every)))).values.item()
+        line = figure.axes[0].axvline if len(layers) <= ROWS else figure.axes[0].axhline
+        line(cut, color=style.INK, lw=0.9, zorder=4)
+        told = f"Line: the threshold below which {style.percent(sparsity)} of all scores lie."
     facts = f"{len(layers)} layers, {sum(layer.size for layer in layers):,} scores"
     if masks:
         facts += f", {sum(int(mask.sum()) for mask in masks.values()):,} of them kept"
-    style.write_caption(figure, facts + ".")
+    style.write_caption(figure, facts + ".", told)
     return figure
 
 
@@ -186,7 +197,7 @@ def predicted_densities(
     )
     axes.plot(x, layers["density"], style.marker(method), color=hue, label="measured", zorder=3)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("Density (share of weights kept)")
+    axes.set_ylabel("Density")
     style.name_layers(axes, list(layers["layer"]))
     style.legend_above(figure, axes.get_legend_handles_labels()[0])
     inside = int((abs(layers["density"] - predicted) <= spread).sum())

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.base.errors import ConfigurationError
+from common.base.errors import ConfigurationError, shown
 from common.pruning import memory
-from common.pruning.parameters import prunable
+from common.pruning.parameters import check_model, prunable
 
 Masks = dict[str, Tensor]
 
@@ -56,8 +56,7 @@ def select(
 def apply(model: nn.Module, masks: Masks) -> None:
     """Set the pruned weights to zero, in place. Call it after every optimizer step: momentum and
     weight decay would revive them. Raises ConfigurationError where masks do not fit the model."""
-    if not masks:
-        return
+    check_model(model)
     weights = dict(model.named_parameters())
     check_fit(weights, masks)
     multiply([(weights[name], mask) for name, mask in masks.items()])
@@ -91,8 +90,16 @@ def multiply(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 
 def check_fit(weights: Mapping[str, Tensor], masks: Masks, device: bool = True) -> None:
-    """Raises ConfigurationError unless every mask has a weight of its name, shape and device."""
+    """Raises ConfigurationError unless every mask is one, and has a weight of its name, shape and
+    device."""
+    if not isinstance(masks, Mapping):
+        raise ConfigurationError(f"masks are a dictionary, name -> tensor, not {shown(masks)}")
     for name, mask in masks.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.is_meta:
+            what = f"{mask.dtype} on {mask.device}" if isinstance(mask, Tensor) else shown(mask)
+            raise ConfigurationError(
+                f"the mask of {name} is {what}; a mask is a torch.bool tensor with values"
+            )
         if name not in weights:
             under = f"{name}_orig" in weights
             raise ConfigurationError(

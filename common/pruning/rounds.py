@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -100,19 +101,32 @@ def prune_ablated(
         raise ConfigurationError(
             f"ablation={ablation!r} draws weights: give it initialise=(model, generator) -> None"
         )
-    # A shuffled mask keeps weights that the rounds set to zero.
-    dense = _copies(prunable(model)) if "masks" in stages else {}
-    masks = prune_rounds(
-        model, method, sparsity, context, transform=stages.get("scores"), first=first
-    )
-    if "masks" in stages:
-        masks = stages["masks"](masks, generator(seed, "mask shuffle"))
-        masks = masking.like_weights(model, masks)
-        _restore(prunable(model), dense)
-    if "weights" in stages:
-        stages["weights"](model, context.initialise, generator(seed, "redrawn weights"))
-    masking.apply(model, masks)
-    return masks
+    with _as_it_was(model) if "weights" in stages else contextlib.nullcontext():
+        # A shuffled mask keeps weights that the rounds set to zero.
+        dense = _copies(prunable(model)) if "masks" in stages else {}
+        masks = prune_rounds(
+            model, method, sparsity, context, transform=stages.get("scores"), first=first
+        )
+        if "masks" in stages:
+            masks = stages["masks"](masks, generator(seed, "mask shuffle"))
+            masks = masking.like_weights(model, masks)
+            _restore(prunable(model), dense)
+        if "weights" in stages:
+            stages["weights"](model, context.initialise, generator(seed, "redrawn weights"))
+        masking.apply(model, masks)
+        return masks
+
+
+@contextlib.contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Puts the model back if what is done meanwhile fails: someone else's function draws weights
+    after the masks were applied."""
+    before = _copies(model.state_dict())
+    try:
+        yield
+    except BaseException:
+        model.load_state_dict(before)
+        raise
 
 
 def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.base import environment
+from common.base.errors import ConfigurationError
 from common.pruning import memory
 from common.pruning.parameters import functional_call, prunable
 from common.pruning.precision import full_float32
@@ -147,7 +148,8 @@ def synaptic_flow(
             partial(_score_in_place, name=name, unreached=unreached)
         )
     ones = torch.ones(1, *shape, dtype=torch.float64, device=on)
-    with in_mode(model, training=False), torch.enable_grad():
+    passing = takes_made_input("SynFlow", shape)
+    with in_mode(model, training=False), torch.enable_grad(), passing:
         flow = functional_call(model, (leaves, statistics), (ones,)).sum()
     flow.backward()
     for name in unreached:
@@ -248,6 +250,24 @@ def as_in_training(model: nn.Module, stream: int = 0) -> Iterator[None]:
     with in_mode(model, training=True), own_stream:
         torch.manual_seed(stream)
         yield
+
+
+@contextlib.contextmanager
+def takes_made_input(method: str, shape: Sequence[int]) -> Iterator[None]:
+    """Around a forward pass of an input that `method` makes itself: where the network cannot take
+    one, raises ConfigurationError, which says what it needs."""
+    try:
+        yield
+    except (RuntimeError, TypeError, IndexError) as error:
+        if "memory" in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            f"{method} sends an input of its own through the network, floating-point numbers of "
+            f"shape {tuple(shape)}, which this one does not take ({reason}). Give it the shape of "
+            "one input; where inputs are tokens, prune the module behind their embedding, with the "
+            "shape of what the embedding gives"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from pathlib import Path
 from common.base.errors import ConfigurationError
 from common.base.files import make_writable, write_atomically
 
+MASKS = "masks.safetensors"  # of the pruned network before training; older results lack it
+
 _ADVICE = "choose a results_dir that you may write to"
 
 

@@ -15,9 +15,11 @@ from common.base.paths import ROOT
 from common.base.version import code_version
 from common.datasets import Dataset
 from common.pruning import Masks, keep_count, kept, prunable
+from common.pruning.outside import LOADED
 from common.pruning.parameters import prunable_modules
 from common.pruning.scores import Scores
 from common.results import schema
+from common.runs import registry
 from common.runs.experiment import Experiment
 from common.training.callbacks import History
 from common.training.protocols import Protocol
@@ -75,11 +77,12 @@ def provenance(experiment: Experiment, conditions: Conditions) -> dict[str, obje
         "run_id": experiment.run_id,
         "method": experiment.method,
         "parameters": experiment.parameters(),
+        **({"score": LOADED[experiment.method].spec} if experiment.method in LOADED else {}),
         "hyperparameters": dataclasses.asdict(experiment.hyper),
         "device": environment.hardware(conditions.device),
         "precision": conditions.precision,
         "versions": environment.versions(),
-        "code_version": code_version(),
+        "code_version": _code_version(experiment),
         "started_at": conditions.started_at,
     }
 
@@ -149,9 +152,15 @@ def summary(
         "device": environment.hardware(conditions.device),
         "precision": conditions.precision,
         "torch_version": torch.__version__,
-        "code_version": code_version(),
+        "code_version": _code_version(experiment),
         "started_at": conditions.started_at,
     }
+
+
+def _code_version(experiment: Experiment) -> str:
+    """The commit, and beside it the file of a method from outside."""
+    method = registry.find_method(experiment.method, experiment.variant)
+    return " ".join(filter(None, (code_version(), method.origin)))
 
 
 def shown(folder: Path) -> str:

@@ -1,9 +1,10 @@
 """What there is to run: the methods of `common.pruning`, and the trials around them, which have
 parameters of their own.
 
-A trial is a line in `TRIALS` under the name of its folder. Its options are then parameters of its
-notebook, of grid files and of `-p name=value`; they stand in run.json, and in run_id where they are
-not the default.
+A method from outside is called by its file, or by an entry point; it is registered when it is asked
+for. A trial is a line in `TRIALS` under the name of its folder. Its options are then parameters of
+its notebook, of grid files and of `-p name=value`; they stand in run.json, and in run_id where they
+are not the default.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from common.base.errors import ConfigurationError, unknown
-from common.pruning import METHODS, Method
+from common.pruning import METHODS, Method, outside
 from common.runs import filter_settings, ticket_settings
 from common.runs.options import Option, Trial
 
@@ -24,6 +25,16 @@ TRIALS: dict[str, Trial] = {
 def names() -> list[str]:
     """The methods and the trials, each the name of a folder."""
     return [*METHODS, *(name for name in TRIALS if name not in METHODS)]
+
+
+def named(method: str, variant: str = "") -> str:
+    """The name under which the registry has a method: its own, or the label of a method from
+    outside (`common.pruning.outside`), which is loaded. Raises ConfigurationError if it cannot."""
+    if method in outside.LOADED:
+        method = outside.LOADED[method].spec
+    elif method in names() or not outside.is_spec(method):
+        return method
+    return outside.register(method, variant).label
 
 
 def variants(method: str) -> Collection[str]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from common import datasets
 from common.base import environment
-from common.pruning import Masks, diagnostics
+from common.pruning import Masks, diagnostics, save_masks
 from common.pruning.rounds import prune_ablated
 from common.pruning.scores import Context, Scores
 from common.results import run_folder, schema
@@ -89,7 +89,14 @@ class Run:
                 self.experiment.seed,
                 self.scores,
             )
+        self.keep_masks()
         return self.masks
+
+    def keep_masks(self) -> None:
+        """Write the masks into the run's folder, one bit a weight."""
+        experiment = self.experiment
+        about = {name: getattr(experiment, name) for name in ("method", "run_id", "sparsity")}
+        save_masks(self.masks, experiment.folder / run_folder.MASKS, about, packed=True)
 
     def train(self) -> pd.DataFrame:
         """Train the pruned network; returns a row per epoch: the columns of epochs.csv."""

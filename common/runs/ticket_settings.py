@@ -7,10 +7,10 @@ import re
 from numbers import Real
 from typing import TYPE_CHECKING
 
-from common.base.errors import ConfigurationError
+from common.base.errors import ConfigurationError, shown
 from common.models import INITIALISATIONS
 from common.pruning.schedule import density_after
-from common.runs.options import Option, Trial, one_of, whole_from
+from common.runs.options import MOST, Option, Trial, one_of, whole_from
 
 if TYPE_CHECKING:
     from common.runs.experiment import Experiment
@@ -41,13 +41,13 @@ def densities(sparsity: float, levels: int | None) -> list[float]:
 
 def read_rewind(name: str, value: object) -> object:
     """Epochs (0, 2, 0.5) or iterations (`"500it"`); ConfigurationError for anything else."""
-    if isinstance(value, str) and re.fullmatch(r"\d+it", value):
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}it", value):
         return 0 if int(value[:-2]) == 0 else f"{int(value[:-2])}it"
     number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf:
+    if not number or not 0 <= value <= MOST:
         raise ConfigurationError(
-            f"{name}={value!r} is neither a number of epochs (0, 2, 0.5) nor one of iterations "
-            '("500it")'
+            f"{name}={shown(value)} is neither a number of epochs (0, 2, 0.5) nor one of "
+            'iterations ("500it")'
         )
     return int(value) if value % 1 == 0 else float(value)
 

@@ -15,8 +15,8 @@ def runs(summary: pd.DataFrame) -> pd.DataFrame:
 
     variant: without the options that a collected one has as well (`+penalty-0.1`). options: those
     in words, but none that all runs have, and not `compare`, which is about another network.
-    weights, work: those left, and the multiply-adds that are carried out, in percent. A mask's
-    zeros are multiplied like any other number, so all its work stays.
+    removed, saved: the weights, and the multiply-adds, in percent. A mask's zeros are multiplied
+    like any other number, so it saves none.
     """
     found, variants, options = _read(summary)
     everywhere = set.intersection(*(set(own.items()) for own in options)) if options else set()
@@ -25,11 +25,11 @@ def runs(summary: pd.DataFrame) -> pd.DataFrame:
         for own in options
     ]
     found = found.assign(variant=variants, options=words)
-    work = 100 * found["flops_sparse"] / found["flops_dense"]
+    saved = 100 * (1 - found["flops_sparse"] / found["flops_dense"])
     masked = [VARIANTS[name].removed == "weights" for name in found["variant"]]
     return found.assign(
-        weights=100 * (1 - found["sparsity_actual"]),
-        work=work.mask(pd.Series(masked, found.index, dtype=bool), 100.0),
+        removed=100 * found["sparsity_actual"],
+        saved=saved.mask(pd.Series(masked, found.index, dtype=bool), 0.0),
     )
 
 

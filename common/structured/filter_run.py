@@ -99,6 +99,7 @@ class FilterRun(Run):
             if "weights" in stages:
                 stream = generator(self.experiment.seed, "redrawn weights")
                 stages["weights"](self.small, self.network.initialise, stream)
+        self.keep_masks()
         return self.masks
 
     def train(self) -> pd.DataFrame:

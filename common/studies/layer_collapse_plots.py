@@ -71,7 +71,10 @@ def collapse_densities(layers: pd.DataFrame, summary: pd.DataFrame, suffix: str 
             )
         _compressions(axes, table["x"].max(), top)
         count = part["seed"].nunique()
-        axes.set_title(labels[line] + suffix, color=style.colour(line[0]), weight="bold")
+        name, _, how = (labels[line] + suffix).partition(", ")
+        hue = {"color": style.colour(line[0])}
+        axes.set_title(name, loc="left", weight="bold", **hue)
+        axes.set_title(how, loc="right", fontsize=7.5, **hue)
         seeds = f"{count} seed{'s' * (count > 1)}"
         axes.text(0.02, 0.04 + height, seeds, transform=axes.transAxes, fontsize=7, color="#555555")
     for axes in panels:

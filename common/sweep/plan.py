@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common import datasets
 from common.base.errors import ConfigurationError
+from common.pruning import outside
 from common.runs import experiment, registry
 from common.runs.experiment import Experiment
 from common.sweep.grid import Grid
@@ -39,8 +40,10 @@ class Job:
 
 
 def notebooks(trials: Path) -> dict[str, Path]:
-    """{method: its notebook} of the folder `trials`; other notebooks may lie there too."""
+    """{method: its notebook} of the folder `trials`; other notebooks may lie there too. Methods
+    from outside share one."""
     found = {method: trials / method / f"{method}.ipynb" for method in registry.names()}
+    found |= dict.fromkeys(outside.LOADED, trials / "your_method" / "one_run.ipynb")
     return {method: path for method, path in found.items() if path.is_file()}
 
 
@@ -100,6 +103,8 @@ def job(configured: Experiment, notebook: Path) -> Job:
     parameters = configured.parameters()
     if parameters["data_dir"]:  # the notebook runs in another working folder
         parameters["data_dir"] = str(Path(parameters["data_dir"]).expanduser().resolve())
+    if configured.method in outside.LOADED:
+        parameters["score"] = outside.LOADED[configured.method].spec
     epochs = configured.all_epochs
     method = (configured.method, configured.variant)
     return Job(

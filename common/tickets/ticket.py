@@ -45,10 +45,10 @@ class TicketRun(Run):
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
         counts, options = self.trainings.counts, self.experiment.options
-        shares = ", ".join(f"{100 * count / self.trainings.total:.3g}%" for count in counts)
+        shares = ", ".join(f"{100 - 100 * count / self.trainings.total:.4g}%" for count in counts)
         point, retrain = options["rewind_epoch"], options["retrain"]
         own = {
-            "levels": f"{len(counts)}: {shares} of the weights left" if counts else "none",
+            "levels": f"{len(counts)}: {shares} of the weights removed" if counts else "none",
             "rewind epoch": f"{point}: after {self.trainings.step} iterations",
             "retrain": f"{retrain}: {ticket_settings.RETRAIN[retrain]}",
             "init": self.experiment.hyper.init,
@@ -105,6 +105,7 @@ class TicketRun(Run):
         if self.trainings.counts:
             self._ablate()
             self._go_back(len(self.trainings.counts))
+        self.keep_masks()
         return self.masks
 
     def train(self) -> pd.DataFrame:
