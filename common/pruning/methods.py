@@ -77,14 +77,10 @@ def _safely(score: ScoreFunction) -> ScoreFunction:
     @functools.wraps(score, assigned=("__name__",))
     def scored(model: nn.Module, context: Context) -> Scores:
         from common.pruning.precision import full_float32
+        from common.pruning.scores import apart
 
         with full_float32():
-            found = score(model, context)
-        weights = {parameter.data_ptr() for parameter in model.parameters()}
-        return {
-            name: value.detach().clone() if value.data_ptr() in weights else value.detach()
-            for name, value in found.items()
-        }
+            return apart(score(model, context), model)
 
     return scored
 

@@ -59,6 +59,18 @@ class Context:
 ScoreFunction = Callable[[nn.Module, Context], Scores]
 
 
+def apart(scores: Scores, model: nn.Module) -> Scores:
+    """The scores without a graph, and none of them a weight itself, whatever a method returns."""
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def own(score: Tensor) -> Tensor:
+        return score.detach().clone() if score.data_ptr() in weights else score.detach()
+
+    if not isinstance(scores, dict) or not all(isinstance(s, Tensor) for s in scores.values()):
+        return scores  # not what it should be, which is said elsewhere
+    return {name: own(score) for name, score in scores.items()}
+
+
 def random(model: nn.Module, context: Context) -> Scores:
     """U(0, 1) (Su et al. 2020, Liu et al. 2022)."""
     return {

@@ -75,7 +75,7 @@ def prune(network: Network, case: Case, exponent: float, relative: float = 0) ->
 
     def renew(done: Round) -> None:
         other = replace(network, seed=10_000 * (network.seed + 1) + done.step)
-        context.batches = other.context(method).batches
+        context.batches[:] = other.context(method).batches  # the very list that the score reads
 
     with pinned_batchnorm(module, case.batchnorm):
         observe = renew if case.new_images else None
