@@ -24,20 +24,8 @@ DEFAULT_PROTOCOL = "quick"
 
 # The notebooks' parameters, in the order in which they stand there.
 PARAMETERS = (
-    "protocol",
-    "dataset",
-    "model",
-    "sparsity",
-    "ablation",
-    "seed",
-    "variant",
-    "epochs",
-    "batch_size",
-    "pretrain_epochs",
-    "precision",
-    "device",
-    "data_dir",
-    "results_dir",
+    *("protocol", "dataset", "model", "sparsity", "ablation", "seed", "variant", "epochs"),
+    *("batch_size", "pretrain_epochs", "precision", "device", "data_dir", "results_dir"),
 )
 
 
