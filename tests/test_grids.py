@@ -12,7 +12,7 @@ from common.base.errors import ConfigurationError
 from common.base.files import make_writable
 from common.sweep import claims, grid, plan
 from common.sweep.estimate import Estimate, in_words
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 METHODS = ["random", "magnitude", "SNIP", "grasp", "synflow", "ntk_sap", "prospr"]
 GRIDS = Path(__file__).parents[1] / "trials" / "grids"

@@ -18,7 +18,7 @@ from torch import nn
 
 from common.base import environment
 from common.base.seeding import generator
-from common.pruning import Method, find, prunable
+from common.pruning import Method, find_method, prunable
 from common.pruning import masks as masking
 from common.pruning.masks import Masks
 from common.pruning.rounds import Round, prune_rounds
@@ -47,7 +47,7 @@ class Case:
 
     def chosen(self) -> Method:
         """The method as it is registered, but for these rounds and images."""
-        method = replace(find(self.method, self.variant), iterations=self.iterations)
+        method = replace(find_method(self.method, self.variant), iterations=self.iterations)
         images = self.images_per_class or method.images_per_class
         return replace(method, images_per_class=images)
 
@@ -75,7 +75,7 @@ def prune(network: Network, case: Case, exponent: float, relative: float = 0) ->
 
     def renew(done: Round) -> None:
         other = replace(network, seed=10_000 * (network.seed + 1) + done.step)
-        context.batches = other.context(method).batches
+        context.batches[:] = other.context(method).batches  # the very list that the score reads
 
     with pinned_batchnorm(module, case.batchnorm):
         observe = renew if case.new_images else None
