@@ -19,8 +19,8 @@ from rich.console import Console
 from common.base.files import write_probe
 from common.sweep import report
 from common.sweep.dask.cluster import Cluster
-from common.sweep.job import Job
 from common.sweep.loop import Sweep
+from common.sweep.plan import Job
 from common.sweep.pool import Local
 from common.sweep.slots import slots
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from common import datasets
 from common.base import environment
-from common.plots.diagnostics import concentration
+from common.plots.one_run import concentration
 from common.pruning import METHODS, prunable
 from common.pruning.diagnostics import gradient_norm
 from common.pruning.ntk_sap import ntk_trace

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import assert_same_tables, carry_out, untimed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -37,7 +38,7 @@ from common.structured import (
     tables,
 )
 from common.structured.filter_run import FilterRun
-from common.structured.training import step_length
+from common.structured.penalty import step_length
 from common.sweep import grid, plan
 from common.training import callbacks, loop
 
@@ -47,8 +48,6 @@ NETWORKS = [
     *[("small_vgg", DIGITS), ("vgg11", (3, 32, 32)), ("vgg11", (3, 64, 64))],
     *[("resnet20", (3, 16, 16)), ("lenet_300_100", DIGITS)],
 ]
-TIMED = ["seconds", "latency_ms_1", "latency_ms_128"]
-TIMED += ["prune_seconds", "train_seconds", "images_per_second", "started_at"]
 
 
 def random_groups(sizes, count=5, seed=0, weight=1.5):
@@ -412,21 +411,6 @@ def configured(tmp_path, **parameters):
     return configure("filter_lasso", results_dir=tmp_path, **{**chosen, **parameters})
 
 
-def carry_out(experiment) -> FilterRun:
-    run = FilterRun(experiment)
-    run.train_sparse()
-    run.prune()
-    run.train()
-    run.save()
-    return run
-
-
-def written(folder):
-    """All tables of a run without what was timed."""
-    found = {path.stem: pd.read_csv(path, **EXACT) for path in sorted(folder.glob("*.csv"))}
-    return {n: t.drop(columns=[c for c in TIMED if c in t]) for n, t in found.items()}
-
-
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     """The run that the notebook does, to a sparsity below that of what vanishes."""
@@ -628,10 +612,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     again = carry_out(configured(tmp_path, **LENGTHS))
     stages = ["sparse", "train", "mask"]
     assert begun == stages[stages.index(stage) :], "what was finished is not trained again"
-    one, other = written(again.experiment.folder), written(undisturbed.experiment.folder)
-    assert one.keys() == other.keys()
-    for name in one:
-        pd.testing.assert_frame_equal(one[name], other[name], check_exact=True)
+    one, other = untimed(again.experiment.folder), untimed(undisturbed.experiment.folder)
+    assert_same_tables(one, other)
 
 
 def test_runs_that_differ_in_what_they_remove_train_once(tmp_path, monkeypatch):
@@ -645,7 +627,7 @@ def test_runs_that_differ_in_what_they_remove_train_once(tmp_path, monkeypatch):
     first = carry_out(configured(tmp_path, sparsity=0.5, **options))
     second = carry_out(configured(tmp_path, sparsity=0.8, **options))
     assert begun.count("sparse") == 1
-    one, other = written(first.experiment.folder), written(second.experiment.folder)
+    one, other = untimed(first.experiment.folder), untimed(second.experiment.folder)
     pd.testing.assert_frame_equal(one["sparse"], other["sparse"])
     carry_out(configured(tmp_path, penalty=0.001, **options))
     carry_out(configured(tmp_path, seed=1, **options))

@@ -29,15 +29,12 @@ from common.plots.comparison import (
     published_table,
     random_compared,
 )
-from common.plots.diagnostics import concentration, predicted_densities
 from common.plots.effects import against_random, effects
-from common.plots.key_value import key_value_table
 from common.plots.layers import layer_densities, scores_by_layer_size
-from common.plots.masks import mask_image
+from common.plots.one_run import concentration, mask_image, predicted_densities, score_histograms
 from common.plots.runs import cost, training_curves
-from common.plots.scores import score_histograms
 from common.plots.style import save
-from common.plots.tables import ablations, network_name, settings
+from common.plots.tables import ablations, key_value_table, network_name, settings
 
 __all__ = [
     "ablation_effects",

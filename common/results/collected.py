@@ -210,13 +210,24 @@ def _further() -> list[Table]:
 
 
 def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.DataFrame]:
-    """The runs' tables, parsed all at once, without those that hold text among their numbers; of
-    the further ones those that some run has."""
+    """The runs' tables, without those that hold text among their numbers."""
+    tables, wrong = _parse(runs)
+    if wrong:
+        left_out += [(run.folder, wrong[run.key]) for run in runs if run.key in wrong]
+        tables, _ = _parse([run for run in runs if run.key not in wrong])
+    derive = {table.name: table.derive for table in _further() if table.name in tables}
+    return tables | {name: derived(tables[name]) for name, derived in derive.items()}
+
+
+def _parse(runs: list[_Run]) -> tuple[dict[str, pd.DataFrame], dict[tuple[str, str], str]]:
+    """The runs' tables, parsed all at once (of the further ones those that some run has), and what
+    is wrong with which runs."""
     forms = {name: (columns, _TEXT) for name, columns in TABLES.items()}
     present = {name for run in runs for name in run.lines}
-    further = {table.name: table for table in _further() if table.name in present}
-    for name, table in further.items():
-        forms[name] = (*table.key_columns, *table.columns), dict.fromkeys(table.text, str)
+    for table in _further():
+        if table.name in present:
+            columns = (*table.key_columns, *table.columns)
+            forms[table.name] = columns, dict.fromkeys(table.text, str)
     tables, wrong = {}, {}
     for name, (columns, text) in forms.items():
         lines = (line for run in runs for line in run.lines.get(name, ()))
@@ -230,10 +241,7 @@ def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.Da
                 for key in table.loc[bad, list(RUN)].itertuples(index=False, name=None):
                     wrong.setdefault(key, f"damaged: {name}.csv has no numbers in {column}")
         tables[name] = table
-    if wrong:
-        left_out += [(run.folder, wrong[run.key]) for run in runs if run.key in wrong]
-        return _join([run for run in runs if run.key not in wrong], left_out)
-    return tables | {name: table.derive(tables[name]) for name, table in further.items()}
+    return tables, wrong
 
 
 def _read(source: Path | io.StringIO, text: Mapping[str, type] = _TEXT) -> pd.DataFrame:

@@ -24,20 +24,8 @@ DEFAULT_PROTOCOL = "quick"
 
 # The notebooks' parameters, in the order in which they stand there.
 PARAMETERS = (
-    "protocol",
-    "dataset",
-    "model",
-    "sparsity",
-    "ablation",
-    "seed",
-    "variant",
-    "epochs",
-    "batch_size",
-    "pretrain_epochs",
-    "precision",
-    "device",
-    "data_dir",
-    "results_dir",
+    *("protocol", "dataset", "model", "sparsity", "ablation", "seed", "variant", "epochs"),
+    *("batch_size", "pretrain_epochs", "precision", "device", "data_dir", "results_dir"),
 )
 
 
@@ -93,18 +81,12 @@ class Experiment:
         parts += [f"epochs{self.epochs}"]
         parts += [f"batch{self.batch_size}"] if self.batch_size != self.hyper.batch_size else []
         parts += [self.precision] if self.precision != self.hyper.precision else []
-        return "_".join(parts + self._chosen())
+        return "_".join(parts + registry.chosen(self.method, self.options))
 
     @property
     def variant_label(self) -> str:
-        """The variant as tables have it: with the options that are not the default, so that no
-        figure takes runs of different ones for replicates."""
-        return "+".join([self.variant] * bool(self.variant) + self._chosen())
-
-    def _chosen(self) -> list[str]:
-        """`name-value` of every option that is not the default."""
-        values = ((option, self.options[option.name]) for option in registry.options(self.method))
-        return [f"{option.name}-{value}" for option, value in values if value != option.default]
+        """The variant as tables have it, with the options that are not the default."""
+        return registry.label(self.method, self.variant, self.options)
 
     @property
     def all_epochs(self) -> float:

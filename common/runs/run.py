@@ -20,10 +20,9 @@ from common.pruning.scores import Context, Scores
 from common.results import run_folder, schema
 from common.runs import record
 from common.runs.experiment import Experiment
-from common.runs.network import Network
+from common.runs.network import Network, Trainer
 from common.runs.record import Conditions
 from common.runs.registry import find_method
-from common.runs.trainer import Trainer
 from common.training import protocols
 from common.training.callbacks import History
 
@@ -61,7 +60,7 @@ class Run:
 
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
-        told = record.describe(self.experiment, self.conditions, self.model, self.network.data)
+        told = self._plan()
         if run_folder.is_done(self.experiment.folder) and not self._begun:
             told["earlier result"] = "is there, and will be moved aside"
         elif self.moved:
@@ -80,8 +79,6 @@ class Run:
         """Prune the model by the method and the run's ablation; returns the masks."""
         if self.scores is None:
             self.score()
-        # Selecting overwrites what it ranks; these scores are still to be looked at.
-        first = {name: score.clone() for name, score in self.scores.items()}
         with self._timed():
             self.masks = prune_ablated(
                 self.model,
@@ -90,7 +87,7 @@ class Run:
                 self.context,
                 self.experiment.ablation,
                 self.experiment.seed,
-                first,
+                self.scores,
             )
         self.keep_masks()
         return self.masks
@@ -161,6 +158,11 @@ class Run:
     def context(self) -> Context:
         """What the run's scores may look at."""
         return self.network.context(self.method)
+
+    def _plan(self) -> dict[str, str]:
+        data = self.network.data
+        told = record.describe(self.experiment, self.conditions, self.model, data)
+        return told | record.describe_options(self.experiment)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

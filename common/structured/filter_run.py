@@ -12,14 +12,20 @@ from common.base.seeding import generator
 from common.pruning import Masks, ablations, apply, kept, like_weights, prunable
 from common.pruning.masks import select
 from common.results import run_folder
-from common.runs import filter_settings
+from common.runs import filter_settings, record
 from common.runs.experiment import Experiment
 from common.runs.run import Run
 from common.structured import channels, removal, tables
 from common.structured.export import check_export, export, largest_difference
-from common.structured.penalty import Penalty, channel_groups, weight_groups
+from common.structured.penalty import (
+    Penalty,
+    Shrink,
+    channel_groups,
+    default_strength,
+    descent,
+    weight_groups,
+)
 from common.structured.stages import Stages
-from common.structured.training import Shrink, default_strength, descent
 from common.training.callbacks import History
 
 
@@ -53,10 +59,6 @@ class FilterRun(Run):
         super().begin()
         if self.experiment.pretrain_epochs and self.sparse is None:
             self.penalty, self.shrink = self._penalty()
-
-    def describe(self) -> dict[str, str]:
-        """What will run, in words."""
-        return tables.describe(self, super().describe())
 
     def train_sparse(self) -> pd.DataFrame:
         """Train the network with the penalty, or take it from a run that did: others differ in what
@@ -150,6 +152,12 @@ class FilterRun(Run):
         for name in ("train", "mask"):
             (folder / f"{name}.pt").unlink(missing_ok=True)
         return summary
+
+    def _plan(self) -> dict[str, str]:
+        data = self.network.data
+        return tables.describe(
+            self, record.describe(self.experiment, self.conditions, self.model, data)
+        )
 
     def _choose(self, stages: dict) -> removal.Kept:
         """The channels that stay."""

@@ -80,15 +80,15 @@ def prune(
 
         def renew(done: Round, context: Context = context) -> None:
             other = replace(network, seed=10_000 * (network.seed + 1) + done.step)
-            context.batches = other.context(method).batches
+            # The very list that the score reads.
+            context.batches[:] = other.context(method).batches
 
         with pinned_batchnorm(module, case.batchnorm):
             if case.iterations == 1:
                 scores = scores or method.score(module, context)
-            first = scores and {name: score.clone() for name, score in scores.items()}
             observe = renew if case.new_images else None
             sparsity = 1 - 10.0**-exponent
-            yield prune_rounds(module, method, sparsity, context, first=first, observe=observe)
+            yield prune_rounds(module, method, sparsity, context, first=scores, observe=observe)
 
 
 def measure(

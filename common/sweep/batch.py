@@ -21,8 +21,8 @@ from common.results.run_folder import is_done
 from common.runs import experiment
 from common.runs.options import whole
 from common.sweep import earlier, grid, plan, report, slots
-from common.sweep.job import Job
 from common.sweep.loop import Ended, Sweep
+from common.sweep.plan import Job
 from common.sweep.pool import Local, Pool
 
 if TYPE_CHECKING:

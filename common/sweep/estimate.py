@@ -10,7 +10,7 @@ from statistics import fmean, median
 
 from common.results.run_folder import checkpoint, is_done, read_progress
 from common.sweep import claims
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 
 class Estimate:

@@ -18,7 +18,7 @@ from common.base.files import write_probe
 from common.results.run_folder import is_done
 from common.sweep.estimate import Estimate
 from common.sweep.execute import Outcome
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.sweep.pool import Pool
 from common.sweep.progress import Display, State
 

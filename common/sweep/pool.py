@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from common.sweep.execute import Outcome, execute
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.sweep.slots import Slot
 
 

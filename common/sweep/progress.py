@@ -14,7 +14,7 @@ from rich.table import Table
 
 from common.results import run_folder
 from common.sweep.estimate import in_words
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 REFRESH = 0.5  # seconds
 PLAIN = 30.0  # seconds between plain lines

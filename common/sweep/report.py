@@ -19,7 +19,7 @@ from common.results import run_folder
 from common.sweep import claims
 from common.sweep.estimate import Estimate, in_words
 from common.sweep.execute import run_notebook
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.sweep.progress import how_far
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from common.base.errors import ConfigurationError
 from common.sweep.dask import remote
 from common.sweep.dask.workers import Workers, connect, losses_allowed, sent
 from common.sweep.execute import Outcome
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 LOOK = 2.0  # seconds between looks at which workers there are
 

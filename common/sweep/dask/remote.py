@@ -15,7 +15,7 @@ from common.base.files import write_probe
 from common.base.paths import ROOT
 from common.sweep import processes, slots
 from common.sweep.execute import POLL, Outcome, execute
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 if TYPE_CHECKING:
     from distributed import Worker
