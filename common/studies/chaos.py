@@ -53,6 +53,20 @@ class Case:
         return replace(method, images_per_class=images)
 
 
+def in_rounds(method: str, variant: str = "", most: int = 100) -> list[Case]:
+    """A method in 1, 2, 5, 10, 20 and 100 rounds, up to `most`."""
+    return [Case(method, variant, rounds) for rounds in (1, 2, 5, 10, 20, 100) if rounds <= most]
+
+
+CASES = (
+    *in_rounds("SNIP", "iterative"),
+    *in_rounds("SNIP", "force"),
+    *in_rounds("grasp", most=20),
+    *in_rounds("prospr", most=20),
+    *in_rounds("ntk_sap", most=20),
+    *in_rounds("synflow"),
+)
+TRAINED = (Case("SNIP", "iterative"), Case("SNIP", "iterative", 20), Case("synflow", "", 20))
 UNIT = (*vars(Case("")), "exponent", "seed", "relative", *SETTING)
 MASKS = (*UNIT, "layer", "size", "kept", "shared", *PROVENANCE)
 # Trained with: (the mask of the weights, or of the perturbed ones; which weights are trained)
