@@ -286,7 +286,7 @@ def test_a_grid_published_beside_another_keeps_earlier_runs_and_the_figures(tmp_
 
 
 def test_published_curves_are_for_the_figures(capsys):
-    assert main(["publish", "cpu", "--beside", "--reference", "mge2024"]) == 2
+    assert main(["publish", "mnist", "--beside", "--reference", "mge2024"]) == 2
     assert "--reference: the figures are not drawn with --beside" in capsys.readouterr().err
 
 
