@@ -33,10 +33,9 @@ root_doc = "README"
 HOMES = ("trials", "figures", "common", "tests")
 pages, rendered = (
     [path.relative_to(ROOT) for home in HOMES for path in sorted(ROOT.glob(f"{home}/**/{name}"))]
-    for name in ("README.md", "rendered.ipynb")
+    for name in ("README.md", "*rendered.ipynb")
 )
-findings = [Path(name) for name in ("figures/findings.ipynb",) if (ROOT / name).is_file()]
-include_patterns = ["README.md", "docs/explorer.md", *map(str, [*pages, *rendered, *findings])]
+include_patterns = ["README.md", "docs/explorer.md", *map(str, [*pages, *rendered])]
 
 nb_execution_mode = "off"
 nb_merge_streams = True
@@ -54,8 +53,9 @@ def contents() -> str:
     left = [str(path.with_suffix("")) for path in rendered]
     studies = [name for name in left if name.startswith("trials/") and name not in methods]
     parts = {
-        "Results": ["docs/explorer", *(str(path.with_suffix("")) for path in findings)]
-        + ["figures/README", "figures/rendered", "figures/reference/README"],
+        "Results": ["docs/explorer", "figures/README"]
+        + [name for name in left if name.startswith("figures/")]
+        + ["figures/reference/README"],
         "Methods": [
             f"{method_label(name)} <trials/{name}/rendered>"
             for name in METHODS

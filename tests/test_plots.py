@@ -502,8 +502,8 @@ def test_score_histograms_count_every_score():
         <= 1.0001 * 10 ** line.get_xdata()[0]
     )
     assert below.double().mean() == pytest.approx(0.75)
-    layer = plots.scores._Layer("b", scores["b.weight"], None)
-    edges = np.linspace(-1.0, 0.0, plots.scores.BINS + 1)
+    layer = plots.one_run._Layer("b", scores["b.weight"], None)
+    edges = np.linspace(-1.0, 0.0, plots.one_run.BINS + 1)
     assert layer.histogram(edges, torch.ones(100, dtype=torch.bool)).sum() == 70
 
 

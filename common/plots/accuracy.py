@@ -305,7 +305,7 @@ def _finished(
     style.legend_above(figure, handles)
     style.write_caption(
         figure,
-        tables.described(runs) + ".",
+        tables.caption(runs) + ".",
         _spread_told(pruned, dense),
         f"Grey: {source.name}: {source.caution}." if source else "",
     )

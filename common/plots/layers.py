@@ -40,7 +40,7 @@ def layer_densities(
         tables.one_network(runs)
         runs = _selected(runs, ablation, sparsities)
         rows = tables.joined(layers, runs)
-        caption = [tables.described(runs) + f"; {style.ablation_style(ablation)[0]}."]
+        caption = [tables.caption(runs) + f"; {style.ablation_style(ablation)[0]}."]
     names, methods = list(dict.fromkeys(rows["layer"])), tables.methods(rows)
     levels = sorted(rows["sparsity"].unique())
     dead = tables.methods(rows[rows["density"] == 0])
@@ -95,7 +95,7 @@ def scores_by_layer_size(
         level = tables.nearest(runs["sparsity"])
         runs = runs[runs["sparsity"] == level]
         rows = tables.joined(layers, runs)
-        caption = [tables.described(runs) + f"; {style.percent(level)} removed."]
+        caption = [tables.caption(runs) + f"; {style.percent(level)} removed."]
     methods = tables.methods(rows)
     figure, panels = _panels(len(methods), 3, height=2.4, shared=False)
     signed = False

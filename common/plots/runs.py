@@ -69,7 +69,7 @@ def training_curves(
     style.legend_above(figure, handles)
     shares = f"{style.percent(level)} of the weights removed; one line per run, side by side where "
     shares += "they coincide."
-    style.write_caption(figure, tables.described(runs) + ".", shares)
+    style.write_caption(figure, tables.caption(runs) + ".", shares)
     return figure
 
 
@@ -107,7 +107,7 @@ def cost(summary: pd.DataFrame) -> Figure:
     grid[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     style.write_caption(
         figure,
-        tables.described(runs) + ".",
+        tables.caption(runs) + ".",
         "Dots: runs; bar: their median. Other work on the machine shows in the seconds, and hardly "
         "in the epochs, which the same run was trained for on the same machine.",
     )

@@ -94,7 +94,7 @@ STYLE = {
 }
 
 
-class Picture(Figure):
+class SelfDisplayingFigure(Figure):
     """A matplotlib Figure that carries its style along and shows itself, once, in a notebook."""
 
     def draw(self, renderer: object) -> None:
@@ -145,9 +145,9 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def new_figure(height: float, width: float = WIDTH) -> Picture:
+def new_figure(height: float, width: float = WIDTH) -> SelfDisplayingFigure:
     """An empty figure, `width` x `height` inches, that arranges its own panels."""
-    return Picture(figsize=(width, height), layout="constrained")
+    return SelfDisplayingFigure(figsize=(width, height), layout="constrained")
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
@@ -221,7 +221,7 @@ def ordered(names: Iterable[str], known: Iterable[str]) -> list[str]:
 
 def method_label(method: str, variant: str = "") -> str:
     """`SynFlow` or `SynFlow (one shot)`."""
-    name = METHODS.get(method, method)
+    name = METHODS.get(method) or method.partition("@")[0]  # from outside: name@hash
     name = name[0].upper() + name[1:]
     return f"{name} ({variant.replace('_', ' ')})" if variant else name
 

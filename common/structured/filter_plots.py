@@ -232,7 +232,7 @@ def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> 
     before = ", ".join(sorted(compared.sparse_epochs(summary)))
     style.write_caption(
         figure,
-        tables.described(runs) + ".",
+        tables.caption(runs) + ".",
         f"Epochs are those of fine-tuning; before it {before} epochs of training, with the penalty "
         "if there is one. Lines: means over seeds; dots: runs.",
     )

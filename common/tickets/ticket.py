@@ -12,7 +12,7 @@ from common.pruning.scores import Scores
 from common.results import run_folder, schema
 from common.results.schema import LEVELS
 from common.runs import ticket_settings
-from common.runs.cache import State, copy_state, digest
+from common.runs.cache import State, copy_state, short_hash
 from common.runs.experiment import Experiment
 from common.runs.run import Run
 from common.tickets import levels
@@ -105,6 +105,7 @@ class TicketRun(Run):
         if self.trainings.counts:
             self._ablate()
             self._go_back(len(self.trainings.counts))
+        self.keep_masks()
         return self.masks
 
     def train(self) -> pd.DataFrame:
@@ -148,7 +149,7 @@ class TicketRun(Run):
         """Train the ticket of this level, or take it from a run that did."""
         made = {"retrain": self.experiment.options["retrain"], "step": self.trainings.step}
         made |= {"variant": self.experiment.variant, "inverted": "scores" in self.trainings.stages}
-        name = f"level-{level}_{digest([made, self.trainings.counts[:level]])}"
+        name = f"level-{level}_{short_hash([made, self.trainings.counts[:level]])}"
         with self.trainings.cache.lock(name):
             history = self.trainings.load(name, self.masks)
             if history is None:

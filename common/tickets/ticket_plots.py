@@ -171,7 +171,7 @@ def tickets_compared(levels: pd.DataFrame, by: str, title: str = "", least: floa
     early = panels[-1][0] == "early_stop_iteration"
     iterations = "Iterations from the rewinding point to the lowest test loss." * early
     bands = shown[by].nunique() <= BANDS
-    style.write_caption(figure, *_captions(points, bands), iterations)
+    style.write_caption(figure, *_caption(points, bands), iterations)
     return figure
 
 
@@ -242,7 +242,7 @@ def retraining_compared(levels: pd.DataFrame | None, published: pd.DataFrame) ->
     source = SOURCES["renda2020"]
     handles[-1].set_label(source.name)
     style.legend_above(figure, handles)
-    ours = _captions(pd.concat(parts.values())) if parts else ()
+    ours = _caption(pd.concat(parts.values())) if parts else ()
     style.write_caption(figure, *ours, f"{source.name}: {source.caution}.")
     return figure
 
@@ -297,12 +297,12 @@ def _handle(look: Sequence) -> Line2D:
     return Line2D([], [], label=look[0], **_look(look))
 
 
-def _captions(points: pd.DataFrame, bands: bool = True) -> tuple[str, str]:
+def _caption(points: pd.DataFrame, bands: bool = True) -> tuple[str, str]:
     """Where the runs come from, and what shows their spread: bands, or else dots."""
     runs = points.drop_duplicates("run_id")
     rewound = ", ".join(map(_point, sorted(points["rewind_epoch"].unique())))
     return (
-        f"{tables.described(runs)}; rewound to {rewound}.",
+        f"{tables.caption(runs)}; rewound to {rewound}.",
         "Lines: mean over seeds; " + ("bands: 95 percent t-intervals." if bands else "dots: runs."),
     )
 
