@@ -428,12 +428,12 @@ def test_per_gpu_without_a_gpu(capsys: pytest.CaptureFixture, tmp_path: Path) ->
 
 def test_runs_short_of_memory_share_less() -> None:
     places = [slots.Slot({"CUDA_VISIBLE_DEVICES": gpu}) for gpu in ("0", "1", "0", "1")]
-    fewer = pool.Local(places).alone()
+    fewer = pool.Local(places).retry_pool()
     assert fewer.capacity() == 2
-    assert fewer.alone().capacity() == 1
-    assert fewer.alone().alone() is None
-    assert pool.Local([slots.Slot({})] * 3).alone().capacity() == 1
-    assert pool.Local([slots.Slot({})]).alone() is None
+    assert fewer.retry_pool().capacity() == 1
+    assert fewer.retry_pool().retry_pool() is None
+    assert pool.Local([slots.Slot({})] * 3).retry_pool().capacity() == 1
+    assert pool.Local([slots.Slot({})]).retry_pool() is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from common.results.statistics import mean_interval, paired_differences, rank_correlation
+from common.results.statistics import (
+    mean_interval,
+    paired_differences,
+    pooled_difference,
+    rank_correlation,
+)
 
 SETTING = {"dataset": "digits", "model": "small_vgg", "protocol": "quick", "epochs": 8}
 
@@ -78,6 +83,20 @@ def test_methods_are_paired_with_random_pruning():
     )
     (row,) = paired_differences(table, ("method", "variant"), ("random", "")).to_dict("records")
     assert (row["method"], row["mean"], row["n"]) == ("SNIP", 5.0, 2)
+
+
+def test_seeds_are_the_replicates_of_an_average_over_methods():
+    plain = [(method, "none", s, 50.0) for method in ("SNIP", "grasp") for s in range(4)]
+    changed = [("SNIP", "shuffle", s, 51.0 + s) for s in range(4)]
+    changed += [("grasp", "shuffle", s, 49.0 + s) for s in range(3)]  # the fourth is yet to come
+    pooled = pooled_difference(runs(plain + changed))
+    # Per seed +1 and -1, +2 and 0, +3 and +1: 0, 1, 2. Six differences would claim too much.
+    assert pooled == mean_interval([0.0, 1.0, 2.0])
+
+
+def test_nothing_to_pool_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        pooled_difference(runs([("SNIP", "none", 0, 50.0)]))
 
 
 def test_two_runs_of_one_cell_and_seed_are_refused():

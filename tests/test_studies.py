@@ -15,8 +15,8 @@ import torch
 
 from common.base.environment import hardware
 from common.base.errors import ConfigurationError
-from common.plots.tables import described
-from common.pruning import METHODS, find, prunable
+from common.plots.tables import caption
+from common.pruning import METHODS, find_method, prunable
 from common.pruning.diagnostics import gradient_norm
 from common.pruning.scores import GRASP_TEMPERATURE
 from common.runs.experiment import configure
@@ -30,7 +30,7 @@ from common.studies import (
     layer_collapse,
 )
 from common.studies import layer_collapse_plots as figures
-from common.studies.captions import made_from
+from common.studies.captions import study_caption
 from common.studies.conservation import Kind
 from common.studies.layer_collapse import Line
 from common.studies.network import SETTING, TANAKA2020, Setting
@@ -168,7 +168,7 @@ def test_one_ranking_for_all_compressions_gives_the_masks_of_an_ordinary_run(tin
     from common.pruning.rounds import prune_rounds
 
     ((_, at_once),) = layer_collapse.masks_of(tiny, Line("magnitude"), [1.0])
-    magnitude = find("magnitude")
+    magnitude = find_method("magnitude")
     alone = prune_rounds(tiny.fresh(), magnitude, 0.9, tiny.context(magnitude))
     assert all(torch.equal(at_once[name], alone[name]) for name in alone)
 
@@ -177,7 +177,7 @@ def test_one_ranking_for_all_compressions_gives_the_masks_of_an_ordinary_run(tin
 def test_every_method_scores_on_what_an_ordinary_run_gives_it(
     method, rounds, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(METHODS[method], "", replace(find(method), iterations=rounds))
+    monkeypatch.setitem(METHODS[method], "", replace(find_method(method), iterations=rounds))
     layer_collapse.measure(tmp_path, [Line(method, rounds)], [1.0], [3], setting=TINY)
     options = {"protocol": TINY.protocol, "dataset": TINY.dataset, "model": TINY.model}
     options |= {"seed": 3, "sparsity": 0.9, "device": "cpu", "results_dir": tmp_path}
@@ -240,9 +240,9 @@ def test_captions_say_what_was_measured_less(collapse):
 def test_captions_name_hardware_once_however_it_was_worded(collapse):
     devices = ["cpu: old, 1 threads", "cpu: old, 1 thread", "cpu: old, 11 threads"]
     table = collapse[0].iloc[:3].assign(device=devices)
-    assert "; cpu: old, 1 thread, cpu: old, 11 threads; torch" in made_from(table)
-    assert "device mixed (cpu: old, 1 thread, cpu: old, 11 threads)" in described(table)
-    assert described(table.iloc[:2]).split("; ")[3] == "cpu: old, 1 thread"
+    assert "; cpu: old, 1 thread, cpu: old, 11 threads; torch" in study_caption(table)
+    assert "device mixed (cpu: old, 1 thread, cpu: old, 11 threads)" in caption(table)
+    assert caption(table.iloc[:2]).split("; ")[3] == "cpu: old, 1 thread"
 
 
 # Conservation
@@ -298,7 +298,7 @@ def test_batch_statistics_leave_nothing_that_enters_a_unit(conserved):
 def test_grasp_layers_sum_to_minus_their_squared_gradient_norm(tiny):
     kind = Kind("grasp", True, "train")
     scores = conservation.scores_of(tiny, kind, 10)
-    context = tiny.context(find("grasp"))
+    context = tiny.context(find_method("grasp"))
     module = tiny.fresh()
     for name in list(scores)[:-1]:
         others = {n: torch.full_like(w, n == name, dtype=bool) for n, w in prunable(module).items()}
@@ -371,7 +371,7 @@ def test_the_alternation_ends_between_the_dense_network_and_one_shot(tiny):
     seen = []
     final = inversion.fault_alternation(tiny, 1 - 10**-0.5, seen.append)
     assert all(mask.all() for mask in seen[-2].masks.values())
-    one_shot = replace(find("synflow"), iterations=1)
+    one_shot = replace(find_method("synflow"), iterations=1)
     scores = one_shot.score(tiny.fresh(), tiny.context(one_shot))
     assert not final["conv1_1.weight"].any()
     kept = torch.cat([scores[name][mask] for name, mask in final.items()])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.markup import escape
 
-from common.base.errors import ConfigurationError, NotebookError, unknown
+from common.base.errors import ConfigurationError, NotebookError, shown, unknown
 from common.base.paths import GRIDS, ROOT, TRIALS, default_results
 
 PROGRAM = "trials" if Path(sys.argv[0]).stem == "trials" else "python -m trials"
@@ -120,9 +121,9 @@ def pairs(ctx: click.Context, param: click.Parameter, settings: tuple[str, ...])
 
 
 def positive(text: str) -> int:
-    """A number from 1 on."""
-    if not text.isdigit() or int(text) < 1:
-        raise click.BadParameter(f"{text!r} is not a number from 1 on")
+    """A number from 1 on, of runs."""
+    if not re.fullmatch("[1-9][0-9]{0,4}", text):
+        raise click.BadParameter(f"{shown(text)} is not a number from 1 to 99999")
     return int(text)
 
 
@@ -219,11 +220,12 @@ def status(grid: str, results: Path, parameters: list[str]) -> None:
 @cli.command("results", short_help="the table of accuracies")
 @GRID
 @RESULTS
-def show_results(grid: str, results: Path) -> None:
+@SEVERAL
+def show_results(grid: str, results: Path, parameters: list[str]) -> None:
     """Print the table of accuracies of a grid's finished runs."""
-    from common.sweep import report
+    from common.sweep import batch, report
 
-    report.show_results(root_of(results, grid), console())
+    report.show_results(root_of(results, grid), console(), batch.keys_of(grid, parameters))
 
 
 @cli.command(short_help="two runs side by side")
@@ -271,23 +273,27 @@ def export(run: str, results: Path, form: str, to: Path | None) -> None:
 @cli.command(short_help="one table from all runs")
 @GRID
 @RESULTS
+@SEVERAL
 @click.option("--code-version", metavar="COMMIT", help="only runs of this commit")
-def collect(grid: str, results: Path, code_version: str | None) -> None:
-    """One table from all runs."""
-    from common.sweep import report
+def collect(grid: str, results: Path, parameters: list[str], code_version: str | None) -> None:
+    """One table from all runs of a grid; others in its folder are named and left out."""
+    from common.sweep import batch, report
 
-    report.collect(root_of(results, grid), console(), code_version)
+    only = batch.keys_of(grid, parameters)
+    report.collect(root_of(results, grid), console(), code_version, only)
 
 
 @cli.command(short_help="draw a grid's figures")
 @GRID
 @RESULTS
-def figures(grid: str, results: Path) -> int:
-    """Draw a grid's figures."""
-    from common.sweep import report
+@SEVERAL
+def figures(grid: str, results: Path, parameters: list[str]) -> int:
+    """Draw a grid's figures; other runs in its folder are named and left out."""
+    from common.sweep import batch, report
 
-    notebook = ROOT / "figures" / "figures.ipynb"
-    return 0 if report.draw(notebook, root_of(results, grid), console()) else 1
+    notebook, root = ROOT / "figures" / "figures.ipynb", root_of(results, grid)
+    told = (grid, parameters, batch.keys_of(grid, parameters))
+    return 0 if report.draw(notebook, root, console(), *told) else 1
 
 
 @cli.command(short_help="one notebook, its parameters checked")
@@ -346,22 +352,27 @@ def check(
 @cli.command(short_help="make a grid's results those that the repository shows")
 @GRID
 @RESULTS
+@SEVERAL
 @click.option("--reference", metavar="SOURCE", help="published curves to lay behind")
 @click.option(
     "--beside",
     is_flag=True,
     help="its tables and notebooks alone; the figures go on showing another grid",
 )
-def publish(grid: str, results: Path, reference: str | None, beside: bool) -> None:
+def publish(
+    grid: str, results: Path, parameters: list[str], reference: str | None, beside: bool
+) -> None:
     """Make a grid's results those that the repository shows."""
     from common.commands import publish
+    from common.sweep import batch
 
     if beside and reference:
         raise ConfigurationError("--reference: the figures are not drawn with --beside")
+    root, only = root_of(results, grid), batch.keys_of(grid, parameters)
     if beside:
-        publish.publish_beside(root_of(results, grid), console())
+        publish.publish_beside(root, console(), only=only)
     else:
-        publish.publish(root_of(results, grid), reference, console())
+        publish.publish(root, reference, console(), only=only)
 
 
 @cli.command(short_help="execute notebooks, into rendered.ipynb")

@@ -94,7 +94,7 @@ def _forest(
     runs = pd.concat(compared)
     style.write_caption(
         figure,
-        tables.described(runs[runs["sparsity"].isin(levels)]) + ".",
+        tables.caption(runs[runs["sparsity"].isin(levels)]) + ".",
         f"Accuracy less {baseline} under the same seed, in percentage points; marks beyond the "
         f"axis are written out. {_counted(intervals)}",
     )

@@ -31,7 +31,8 @@ PROSPR_STEPS = 3  # a batch for each of them and one for the loss; sources in pr
 class Method:
     """How a network is pruned.
 
-    score: what a weight is worth; whatever it computes, it does so in `full_float32`.
+    score: what a weight is worth; whatever it computes, it does so in `full_float32`, and what it
+    returns is its own: not a weight, and without a graph.
     iterations: rounds of scoring and pruning; schedule: densities on the way (`exponential`,
     `linear`); scope: `global` or a distribution (`uniform`, `erk`, `smart_ratio`).
     revive: whether a later round may bring a pruned weight back.
@@ -64,7 +65,7 @@ class Method:
             if not isinstance(value, int) or value < least:
                 raise ConfigurationError(f"{name}={value!r} is not a whole number from {least} on")
         # Here, so that nobody who writes a score need think of it.
-        object.__setattr__(self, "score", _in_full_float32(self.score))
+        object.__setattr__(self, "score", _safely(self.score))
 
     @property
     def needs_images(self) -> bool:
@@ -72,13 +73,14 @@ class Method:
         return bool(self.images_per_class or self.training_batches)
 
 
-def _in_full_float32(score: ScoreFunction) -> ScoreFunction:
+def _safely(score: ScoreFunction) -> ScoreFunction:
     @functools.wraps(score, assigned=("__name__",))
     def scored(model: nn.Module, context: Context) -> Scores:
         from common.pruning.precision import full_float32
+        from common.pruning.scores import apart
 
         with full_float32():
-            return score(model, context)
+            return apart(score(model, context), model)
 
     return scored
 

@@ -70,8 +70,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterabl
     write_atomically(path, lambda p: table.to_csv(p, index=False))
 
 
-def report(folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | None) -> None:
-    """Tell an onlooker how far the run in `folder` is (progress.json)."""
+def write_progress(
+    folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | None
+) -> None:
+    """Write how far the run in `folder` is (progress.json)."""
     state = {
         "stage": stage,
         "epoch": epoch,
@@ -82,8 +84,8 @@ def report(folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | 
     write_json(folder / "progress.json", state)
 
 
-def reported(folder: Path) -> dict | None:
-    """What `report` last told of the run in `folder`; None if there is nothing to be read."""
+def read_progress(folder: Path) -> dict | None:
+    """What `write_progress` last wrote of the run in `folder`; None where that cannot be read."""
     try:
         told = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         return told if {"stage", "epoch", "epochs", "test_accuracy"} <= set(told) else None

@@ -9,7 +9,7 @@ are not the default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from common.base.errors import ConfigurationError, unknown
 from common.pruning import METHODS, Method, outside
@@ -37,27 +37,47 @@ def named(method: str, variant: str = "") -> str:
     return outside.register(method, variant).label
 
 
-def variants(method: str) -> Mapping[str, Method]:
-    """{variant: what it prunes by} of a method or a trial. Raises ConfigurationError."""
+def variants(method: str) -> Collection[str]:
+    """The variants of a method or a trial. Raises ConfigurationError."""
     if method not in names():
         raise unknown("method", method, names())
     trial = TRIALS.get(method)
-    if trial and trial.variants is not None:
-        return trial.variants
-    return METHODS[trial.scored_by if trial else method]
+    return (trial and trial.variants) or METHODS[trial.scored_by if trial else method]
 
 
-def find(method: str, variant: str = "") -> Method:
+def find_method(method: str, variant: str = "") -> Method:
     """What a method or a trial prunes by. Raises ConfigurationError with the choices."""
-    found = variants(method)
-    if variant not in found:
-        raise unknown(f"{method}'s variant", variant, [name or '""' for name in found])
-    return found[variant]
+    if variant not in variants(method):
+        raise unknown(f"{method}'s variant", variant, [v or '""' for v in variants(method)])
+    trial = TRIALS.get(method)
+    if trial is None:
+        return METHODS[method][variant]
+    return METHODS[trial.scored_by]["" if trial.variants else variant]
 
 
 def options(method: str) -> tuple[Option, ...]:
     """The parameters that `method` has beyond those of all."""
     return TRIALS[method].options if method in TRIALS else ()
+
+
+def chosen(method: str, values: Mapping[str, object]) -> list[str]:
+    """`name-value` of every option of `method` that is not the default."""
+    told = ((option, values[option.name]) for option in options(method))
+    return [f"{option.name}-{value}" for option, value in told if value != option.default]
+
+
+def label(method: str, variant: str, values: Mapping[str, object]) -> str:
+    """The column `variant` of a table: with the options that are not the default, so that no figure
+    takes runs of different ones for replicates."""
+    return "+".join([variant] * bool(variant) + chosen(method, values))
+
+
+def read_label(method: str, label: str) -> tuple[str, dict[str, str]]:
+    """`label` undone: the variant, and the options that are not the default, as text."""
+    variant, *told = label.split("+")
+    if variant not in variants(method):
+        variant, told = "", [variant, *told]
+    return variant, dict(one.split("-", 1) for one in told)
 
 
 def option_names() -> list[str]:

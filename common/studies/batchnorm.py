@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.base.errors import ConfigurationError
 from common.datasets import Loader
-from common.pruning import ablations, find, prunable
+from common.pruning import ablations, find_method, prunable
 from common.pruning import masks as masking
 from common.pruning.masks import Masks
 from common.studies.inversion_tables import CASE, TRAINING, short_training
@@ -194,7 +194,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def _masks(
     network: Network, method: str, procedure: str, exponents: Sequence[float]
 ) -> Iterator[tuple[float, Masks]]:
-    chosen = find(method)
+    chosen = find_method(method)
     line = Line(method, chosen.iterations, chosen.images_per_class)
     return masks_of(network, line, exponents, TRANSFORMS[procedure])
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from common.plots import style
 from common.results.reference import METHODS, MODELS
-from common.studies.captions import made_from, rows_of
+from common.studies.captions import rows_of, study_caption
 
 DASHES = {"unmodified": ("unmodified", "-"), "inverted": ("scores inverted", "--")}
 EPSILON = {"color": style.ALARM, "linestyle": "-", "linewidth": 1.2}
@@ -70,7 +70,7 @@ def batchnorm_variances(table: pd.DataFrame) -> Figure:
     one = table["seed"].nunique() == 1
     style.write_caption(
         figure,
-        *(made_from(table[table["model"] == model]) for model in models),
+        *(study_caption(table[table["model"] == model]) for model in models),
         f"Before training, in train mode and float32, {table['images'].iloc[0]} training images. "
         f"Median over a layer's channels{'' if one else ', and of these over the seeds'}; "
         "zero: most of its channels receive nothing. "

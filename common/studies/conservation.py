@@ -28,7 +28,7 @@ from common.base import environment
 from common.base.errors import ConfigurationError
 from common.base.seeding import generator
 from common.models import MODELS
-from common.pruning import find, prunable
+from common.pruning import find_method, prunable
 from common.pruning import scores as scoring
 from common.pruning.diagnostics import flow_through_units
 from common.pruning.rounds import prune_rounds
@@ -97,7 +97,7 @@ def measure(
             network = setting.network(seed)
             _require_chain(network.module)
             scores = scores_of(network, kind, images_per_class)
-            scored = find(kind.method).images_per_class > 0
+            scored = find_method(kind.method).images_per_class > 0
             images = images_per_class * network.data.spec.classes if scored else 0
             fixed = {**unit, **setting.columns(), "images": images}
             layer_rows, unit_rows = _rows(scores, seed)
@@ -123,7 +123,10 @@ def measure_pruned(
             if table.has(**unit):
                 continue
             network = setting.network(seed)
-            module, method = network.fresh(), replace(find("synflow"), score=_absolute_synflow)
+            module, method = (
+                network.fresh(),
+                replace(find_method("synflow"), score=_absolute_synflow),
+            )
             with pinned_batchnorm(module, mode):
                 masks = prune_rounds(module, method, 1 - 10.0**-exponent, network.context(method))
             fixed = {**unit, **setting.columns()}
@@ -168,7 +171,7 @@ def scores_of(network: Network, kind: Kind, images_per_class: int = 1) -> Scores
     """The scores of a kind in float64: {parameter name: tensor}."""
     device = environment.float64_device(network.device)
     module = copy.deepcopy(network.fresh()).to(device).double()
-    method = find(kind.method)
+    method = find_method(kind.method)
     if method.images_per_class:
         method = replace(method, images_per_class=images_per_class)
     context = network.context(method)

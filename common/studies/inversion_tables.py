@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common import datasets
 from common.base import environment
-from common.pruning import find
+from common.pruning import find_method
 from common.pruning.masks import Masks
 from common.pruning.scores import loss_gradients
 from common.studies import inversion
@@ -135,7 +135,7 @@ def _layer_rows(network: Network, masks: Masks) -> list[dict]:
     """Per prunable layer: weights kept, BatchNorm weights that follow it kept, norm of the kept
     weights' gradient on SNIP's scoring images, ten of each class."""
     module = network.module
-    gradients = loss_gradients(module, network.context(find("SNIP")).batches)
+    gradients = loss_gradients(module, network.context(find_method("SNIP")).batches)
     norms, rows = inversion.norm_weights(module), []
     for name, _ in module.named_parameters():
         if name in gradients:

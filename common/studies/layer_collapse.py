@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from common.base.seeding import generator
-from common.pruning import Method, find, keep_count
+from common.pruning import Method, find_method, keep_count
 from common.pruning.masks import Masks, select
 from common.pruning.rounds import ScoreTransform, prune_rounds
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
@@ -34,7 +34,9 @@ class Line:
     def chosen(self) -> Method:
         """The method as it is registered, but for these rounds and images."""
         return replace(
-            find(self.method), iterations=self.iterations, images_per_class=self.images_per_class
+            find_method(self.method),
+            iterations=self.iterations,
+            images_per_class=self.images_per_class,
         )
 
 

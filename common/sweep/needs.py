@@ -47,7 +47,7 @@ def memory_needed(experiment: Experiment) -> float:
     """
     spec = datasets.DATASETS[experiment.dataset]
     found = footprint(experiment.model, experiment.dataset)
-    method = registry.find(experiment.method, experiment.variant)
+    method = registry.find_method(experiment.method, experiment.variant)
     scored = min(method.images_per_class * spec.classes, SCORING_BATCH)
     if method.training_batches:
         scored = experiment.batch_size

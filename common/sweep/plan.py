@@ -1,9 +1,11 @@
-"""The runs of a grid, validated: everything that can be known to be wrong is said here."""
+"""The runs of a grid, validated and ready to be carried out: everything that can be known to be
+wrong is said here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import datasets
@@ -12,7 +14,29 @@ from common.pruning import outside
 from common.runs import experiment, registry
 from common.runs.experiment import Experiment
 from common.sweep.grid import Grid
-from common.sweep.job import Job
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, ready to be carried out on any machine that sees the repository and the results.
+
+    kind: runs of one kind take about the same time. cost: relative time, where nothing is known.
+    memory: bytes that it takes on a GPU at most, roughly.
+    """
+
+    method: str
+    run_id: str
+    folder: Path
+    notebook: Path
+    parameters: Mapping[str, object] = field(compare=False)
+    kind: tuple = ()
+    cost: float = 1.0
+    memory: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The run's name within its grid."""
+        return f"{self.method}/{self.run_id}"
 
 
 def notebooks(trials: Path) -> dict[str, Path]:

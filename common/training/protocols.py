@@ -86,7 +86,7 @@ class Protocol:
         last = self.learning_rate_at(max(self.epochs - 1, 0))
         return replace(self, learning_rate=last, milestones=(), schedule="steps")
 
-    def described(self) -> str:
+    def schedule_in_words(self) -> str:
         """The learning rate and its schedule, in words."""
         if self.schedule == "linear":
             return f"{self.learning_rate:g}, falling linearly to zero"
