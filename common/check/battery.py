@@ -17,7 +17,7 @@ from common.base.errors import ConfigurationError
 from common.base.files import make_writable, write_atomically
 from common.base.paths import GRIDS, ROOT, TRIALS, default_results
 from common.check import kept
-from common.pruning import Method, find, outside
+from common.pruning import Method, find_method, outside
 from common.pruning.outside import Outside
 from common.results import collected
 from common.results.schema import EXACT, SUMMARY
@@ -49,7 +49,7 @@ class Battery:
     @property
     def method(self) -> Method:
         """The method as it is run."""
-        return find(self.outside.label, self.variant)
+        return find_method(self.outside.label, self.variant)
 
     @property
     def file(self) -> Path:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.base.seeding import generator
-from common.pruning import METHODS, Masks, Method, find, keep_count, kept, outside, prunable
+from common.pruning import METHODS, Masks, Method, find_method, keep_count, kept, outside, prunable
 from common.pruning.masks import select
 from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context, Scores, in_mode
@@ -92,7 +92,7 @@ def _compared(
     method: Method, network: Network, sparsities: Sequence[float]
 ) -> Iterator[tuple[str, Scores, dict[float, Masks]]]:
     for name, variant in others():
-        yield f"{name} {variant}".strip(), *_pruned(find(name, variant), network, sparsities)
+        yield f"{name} {variant}".strip(), *_pruned(find_method(name, variant), network, sparsities)
     yield STREAM, *_pruned(method, network, sparsities, stream=1)
     yield WEIGHTS, *_pruned(method, network, sparsities, change=CHANGE)
 
