@@ -349,6 +349,7 @@ def test_a_rewinding_point_that_nobody_kept_is_trained_again(tmp_path, trainings
     assert_same_tables(untimed(late.experiment.folder), untimed(alone.experiment.folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "cut", "one bit", "empty"])
 def test_a_damaged_network_is_computed_again(tmp_path, trainings, damage):
     carry_out(configured(tmp_path, retrain="fine_tune"))
@@ -420,6 +421,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["dense network", "level 1 of 2", "level 2 of 2"])
 @pytest.mark.parametrize("ablation", ["none", "shuffle"])
 def test_a_run_killed_in_any_level_goes_on_to_the_same_result(
@@ -709,6 +711,7 @@ def test_what_cannot_be_drawn_is_said(call, message):
 # The grids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number", "quick"), [("lottery_ticket", 159, 6), ("initialisation", 42, 7)]
 )

@@ -123,10 +123,8 @@ def measure_pruned(
             if table.has(**unit):
                 continue
             network = setting.network(seed)
-            module, method = (
-                network.fresh(),
-                replace(find_method("synflow"), score=_absolute_synflow),
-            )
+            module = network.fresh()
+            method = replace(find_method("synflow"), score=_absolute_synflow)
             with pinned_batchnorm(module, mode):
                 masks = prune_rounds(module, method, 1 - 10.0**-exponent, network.context(method))
             fixed = {**unit, **setting.columns()}
