@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from common import datasets
 from common.base import environment
 from common.models import build
-from common.plots.diagnostics import concentration
+from common.plots.one_run import concentration
 from common.pruning import METHODS, prunable
 from common.pruning.diagnostics import gradient_norm
 from common.pruning.ntk_sap import ntk_trace
@@ -133,7 +133,7 @@ def test_a_training_a_removal_and_a_latency_have_no_channels_last():
         )
         for images, labels in loader:
             nn.functional.cross_entropy(model(images), labels).backward()
-        found = channels.find(model, (3, 8, 8))
+        found = channels.find_channels(model, (3, 8, 8))
         scores = removal.l1_norms(model, found)
         kept = removal.lowest(model, found, scores, 0.3, torch.Generator())
         small = removal.remove(model, found, kept, (3, 8, 8))

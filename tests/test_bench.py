@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 stand_in = test_capture.stand_in
 
 
+@pytest.mark.slow
 def test_a_table_on_paper_and_in_a_file(tmp_path):
     shown = io.StringIO()
     status = bench.run(Console(file=shown, width=200), quick=True, device="cpu", folder=tmp_path)
@@ -34,6 +35,7 @@ def test_a_table_on_paper_and_in_a_file(tmp_path):
     assert (table[["seconds", "against_seconds", "ratio"]] > 0).all(axis=None)
 
 
+@pytest.mark.slow
 def test_a_row_for_captured_steps_where_they_are(stand_in):
     made, rows = stand_in(), {}
     for measured, ours, against, theirs in bench.measurements(
@@ -104,6 +106,7 @@ print((peak() - before) / size)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(("method", "times"), [("magnitude", 3), ("synflow", 5)])
 def test_pruning_takes_little_memory_beyond_the_model(method, times):

@@ -121,7 +121,10 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", [*PAGES, "common/sweep/README.md", "tests/README.md"])
+FURTHER = ("figures/README.md", "common/sweep/README.md", "tests/README.md")
+
+
+@pytest.mark.parametrize("name", [*PAGES, *FURTHER])
 def test_links_within_the_repository_lead_somewhere(name):
     path = ROOT / name
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):

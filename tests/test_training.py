@@ -388,6 +388,7 @@ def test_a_step_whose_gradients_overflow_is_left_out(fused):
     assert optimizer.scaler.get_scale() == 2.0**8
 
 
+@pytest.mark.slow
 def test_reduced_precision_learns_as_well(digits):
     """The fast arithmetic against the plain float32 loop with the same seeds: the 95 percent
     confidence interval of the mean difference in test accuracy lies within 0.75 percentage points
@@ -464,6 +465,7 @@ print(run(1024))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_step_takes_no_more_memory_than_a_bare_one_and_the_masks(precision):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.markup import escape
 
-from common.base.errors import ConfigurationError, NotebookError, unknown
+from common.base.errors import ConfigurationError, NotebookError, shown, unknown
 from common.base.paths import GRIDS, ROOT, TRIALS, default_results
 
 PROGRAM = "trials" if Path(sys.argv[0]).stem == "trials" else "python -m trials"
@@ -120,9 +121,9 @@ def pairs(ctx: click.Context, param: click.Parameter, settings: tuple[str, ...])
 
 
 def positive(text: str) -> int:
-    """A number from 1 on."""
-    if not text.isdigit() or int(text) < 1:
-        raise click.BadParameter(f"{text!r} is not a number from 1 on")
+    """A number from 1 on, of runs."""
+    if not re.fullmatch("[1-9][0-9]{0,4}", text):
+        raise click.BadParameter(f"{shown(text)} is not a number from 1 to 99999")
     return int(text)
 
 
@@ -219,11 +220,12 @@ def status(grid: str, results: Path, parameters: list[str]) -> None:
 @cli.command("results", short_help="the table of accuracies")
 @GRID
 @RESULTS
-def show_results(grid: str, results: Path) -> None:
+@SEVERAL
+def show_results(grid: str, results: Path, parameters: list[str]) -> None:
     """Print the table of accuracies of a grid's finished runs."""
-    from common.sweep import report
+    from common.sweep import batch, report
 
-    report.show_results(root_of(results, grid), console())
+    report.show_results(root_of(results, grid), console(), batch.keys_of(grid, parameters))
 
 
 @cli.command(short_help="two runs side by side")
@@ -239,26 +241,59 @@ def compare(runs: tuple[str, str], results: Path) -> None:
     compare.show(*(compare.find(run, results) for run in runs), console())
 
 
+@cli.group(short_help="the masks that a run has kept")
+def masks() -> None:
+    """The masks that a run has kept."""
+
+
+@masks.command(short_help="for other code: masks, or the pruned network")
+@click.argument("run", metavar="RUN")
+@RESULTS
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["safetensors", "torch_prune", "state_dict"]),
+    default="safetensors",
+    show_default=True,
+    help="a boolean tensor for each mask; the state of the network under torch.nn.utils.prune; the "
+    "state of the sparse network. All are safetensors files, and load_masks reads each",
+)
+@click.option("--to", type=click.Path(path_type=Path), metavar="FILE", help="default: here")
+def export(run: str, results: Path, form: str, to: Path | None) -> None:
+    """Write the masks of a run, or the network that it started to train, into a file.
+
+    A run is its folder, or METHOD/RUN_ID or GRID/METHOD/RUN_ID below --results.
+    """
+    from common.commands import compare, masks
+
+    path = masks.export(compare.find(run, results), form, to)
+    console().print(str(path), soft_wrap=True)
+
+
 @cli.command(short_help="one table from all runs")
 @GRID
 @RESULTS
+@SEVERAL
 @click.option("--code-version", metavar="COMMIT", help="only runs of this commit")
-def collect(grid: str, results: Path, code_version: str | None) -> None:
-    """One table from all runs."""
-    from common.sweep import report
+def collect(grid: str, results: Path, parameters: list[str], code_version: str | None) -> None:
+    """One table from all runs of a grid; others in its folder are named and left out."""
+    from common.sweep import batch, report
 
-    report.collect(root_of(results, grid), console(), code_version)
+    only = batch.keys_of(grid, parameters)
+    report.collect(root_of(results, grid), console(), code_version, only)
 
 
 @cli.command(short_help="draw a grid's figures")
 @GRID
 @RESULTS
-def figures(grid: str, results: Path) -> int:
-    """Draw a grid's figures."""
-    from common.sweep import report
+@SEVERAL
+def figures(grid: str, results: Path, parameters: list[str]) -> int:
+    """Draw a grid's figures; other runs in its folder are named and left out."""
+    from common.sweep import batch, report
 
-    notebook = ROOT / "figures" / "figures.ipynb"
-    return 0 if report.draw(notebook, root_of(results, grid), console()) else 1
+    notebook, root = ROOT / "figures" / "figures.ipynb", root_of(results, grid)
+    told = (grid, parameters, batch.keys_of(grid, parameters))
+    return 0 if report.draw(notebook, root, console(), *told) else 1
 
 
 @cli.command(short_help="one notebook, its parameters checked")
@@ -272,25 +307,72 @@ def notebook(name: str, results: Path, parameters: list[str]) -> int:
     return one_notebook.run(name, parameters, results, console())
 
 
+@cli.command(short_help="a method from outside, put through the sanity checks")
+@click.argument("score", metavar="FILE[:NAME]")
+@RESULTS
+@SEVERAL
+@click.option(
+    "--grid",
+    default="check",
+    metavar="GRID",
+    shell_complete=complete_grids,
+    help="whose networks, data, sparsities and seeds (default: check, on digits)",
+)
+@click.option("--iterations", type=positive, metavar="N", help="rounds of scoring and pruning")
+@click.option("--schedule", metavar="NAME", help="of the rounds: exponential, linear")
+@click.option("--scope", metavar="NAME", help="of the ranking: global, uniform, erk, smart_ratio")
+@click.option("--images-per-class", type=int, metavar="N", help="that it scores on")
+@click.option("--jobs", type=positive, metavar="N", help="runs at a time, as of `run`")
+@click.option("--time-budget", metavar="TIME", help="11h30m, as of `run`")
+@click.option("--scheduler", metavar="ADDRESS", help="of a Dask cluster, as of `run`")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    score: str,
+    results: Path,
+    parameters: list[str],
+    grid: str,
+    jobs: int | None,
+    time_budget: str | None,
+    scheduler: str | None,
+    **method: object,
+) -> int:
+    """Put a method from outside through the sanity checks; ends in a page with the verdict.
+
+    FILE holds its score, a function of (model, context); or it is an entry point of the group
+    trials.methods. Exit status 0: well made, 1: it is not, 2: it cannot be had.
+    """
+    from common.commands import check
+
+    again = f"{PROGRAM} {shlex.join(ctx.obj['arguments'])}"
+    batch = {"jobs": jobs, "time_budget": time_budget, "scheduler": scheduler, "again": again}
+    return check.run(score, grid, parameters, results, console(), method=method, **batch)
+
+
 @cli.command(short_help="make a grid's results those that the repository shows")
 @GRID
 @RESULTS
+@SEVERAL
 @click.option("--reference", metavar="SOURCE", help="published curves to lay behind")
 @click.option(
     "--beside",
     is_flag=True,
     help="its tables and notebooks alone; the figures go on showing another grid",
 )
-def publish(grid: str, results: Path, reference: str | None, beside: bool) -> None:
+def publish(
+    grid: str, results: Path, parameters: list[str], reference: str | None, beside: bool
+) -> None:
     """Make a grid's results those that the repository shows."""
     from common.commands import publish
+    from common.sweep import batch
 
     if beside and reference:
         raise ConfigurationError("--reference: the figures are not drawn with --beside")
+    root, only = root_of(results, grid), batch.keys_of(grid, parameters)
     if beside:
-        publish.publish_beside(root_of(results, grid), console())
+        publish.publish_beside(root, console(), only=only)
     else:
-        publish.publish(root_of(results, grid), reference, console())
+        publish.publish(root, reference, console(), only=only)
 
 
 @cli.command(short_help="execute notebooks, into rendered.ipynb")

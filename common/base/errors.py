@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 100  # characters of a value that an error repeats
+
 
 class ConfigurationError(ValueError):
     """Input that cannot be run. The message names the input, its value and what would be right."""
@@ -14,14 +16,23 @@ class ConfigurationError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+def shown(value: object) -> str:
+    """The value as an error names it: written out, but never at length."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
+
+
 def unknown(name: str, value: object, choices: Iterable[str]) -> ConfigurationError:
     """The error for a `value` of parameter `name` that is none of `choices`; lists them."""
     choices = list(choices)
     lower = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(str(value).lower(), lower, n=1)
+    near = difflib.get_close_matches(str(value)[:LONGEST].lower(), lower, n=1)
     hint = f" (did you mean {lower[near[0]]!r}?)" if near else ""
     return ConfigurationError(
-        f"{name}={value!r} is not known{hint}; choose from: {', '.join(choices)}"
+        f"{name}={shown(value)} is not known{hint}; choose from: {', '.join(choices)}"
     )
 
 

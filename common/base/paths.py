@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+NAME = "pruning-at-initialization"  # the project's, as pip and clones have it
 ROOT = Path(__file__).resolve().parents[2]
 CLONE = (ROOT / "pyproject.toml").is_file()
 TRIALS = ROOT / "trials"

@@ -31,7 +31,7 @@ from common.base.seeding import generator
 from common.base.version import code_version
 from common.datasets import Loader
 from common.models.initialisation import initialise
-from common.pruning import find, prunable
+from common.pruning import find_method, prunable
 from common.pruning.masks import paired, select
 from common.pruning.rounds import prune_rounds
 from common.pruning.schedule import keep_count
@@ -167,8 +167,8 @@ def measurements(
     one_pass = _forward_and_backward(model, *batch)
     for name in METHODS:
         label = f"{name}: scores and masks"
-        if find(name).iterations > 1:
-            label += f", first {size.rounds} of {find(name).iterations} rounds"
+        if find_method(name).iterations > 1:
+            label += f", first {size.rounds} of {find_method(name).iterations} rounds"
         against = f"forward and backward pass, {SCORING_IMAGES} images"
         yield label, _pruning(model, name, size, [batch]), against, one_pass
     selecting, sorting = _selection(model, device)
@@ -192,7 +192,7 @@ def _loader(images: Tensor, labels: Tensor, size: Size) -> Loader:
 
 def _suite(model: nn.Module, images: Tensor, labels: Tensor, size: Size, precision: str) -> Timed:
     network = copy.deepcopy(model)
-    masks = prune_rounds(network, find("magnitude"), SPARSITY, Context())
+    masks = prune_rounds(network, find_method("magnitude"), SPARSITY, Context())
     hyper = dataclasses.replace(protocols.find("seed"), learning_rate=0.01)
     test = _loader(images[:1], labels[:1], size)
 
@@ -267,7 +267,7 @@ def _whole_step(
     model: nn.Module, precision: str, captured: bool, compiled: bool
 ) -> cuda_graphs.Step:
     network = copy.deepcopy(model).train()
-    masks = prune_rounds(network, find("magnitude"), SPARSITY, Context())
+    masks = prune_rounds(network, find_method("magnitude"), SPARSITY, Context())
     hyper = dataclasses.replace(protocols.find("seed"), learning_rate=0.01)
     optimizer = steps.make_optimizer(network, hyper, precision, whole=True)
     pairs = paired(dict(network.named_parameters()), masks)
@@ -289,7 +289,7 @@ def _forward_and_backward(model: nn.Module, images: Tensor, labels: Tensor) -> T
 
 
 def _pruning(model: nn.Module, name: str, size: Size, batches: list) -> Timed:
-    method = find(name)
+    method = find_method(name)
     sparsity = SPARSITY
     if method.iterations > 1:
         # As far as the method is after as many of its own rounds.

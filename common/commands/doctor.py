@@ -71,7 +71,7 @@ def _gpus() -> Iterator[Finding]:
     for number in range(torch.cuda.device_count()):
         version = ".".join(map(str, torch.cuda.get_device_capability(number)))
         name = f"{torch.cuda.get_device_name(number)}, compute capability {version}; {build}"
-        problem = environment.without_code(number)
+        problem = environment.unsupported_gpu_reason(number)
         yield Finding("GPU", problem or name, fatal=problem is not None)
 
 

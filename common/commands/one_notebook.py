@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from common.base.errors import ConfigurationError, unknown
+from common.base.errors import ConfigurationError, shown, unknown
 from common.base.files import make_writable
 from common.base.paths import TRIALS
 from common.results import run_folder
@@ -71,9 +71,9 @@ def for_study(path: Path, settings: list[str]) -> dict[str, object]:
         if name not in names:
             raise unknown("-p", name, names)
         try:
-            given[name] = yaml.safe_load(text)
+            given[name] = grid.read_yaml(text)
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"-p {setting!r}: the value is not valid YAML") from error
+            raise ConfigurationError(f"-p {shown(setting)}: the value is not valid YAML") from error
     return given
 
 

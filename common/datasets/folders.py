@@ -74,7 +74,7 @@ def locate(source: Source, data_dir: str | Path | None) -> Path | None:
     return own(data_dir) if own else find(source.folder, data_dir)
 
 
-def obtain(source: Source, title: str, data_dir: str | Path | None) -> Path:
+def find_or_download(source: Source, title: str, data_dir: str | Path | None) -> Path:
     """The data set's folder, downloaded if it is nowhere; its contents are not checked.
 
     Raises ConfigurationError, saying what to put where, if it is nowhere and cannot be downloaded.
@@ -119,7 +119,9 @@ def socket_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def broken(source: Source, title: str, folder: Path, problem: str) -> ConfigurationError:
+def unusable_folder_error(
+    source: Source, title: str, folder: Path, problem: str
+) -> ConfigurationError:
     """The error for a folder that is there but not as it should be; it is left as it is."""
     return ConfigurationError(
         f"{title} in {folder} cannot be used: {problem}. Remove that folder, and it is downloaded "

@@ -88,13 +88,13 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset | StreamedDat
         parts = digits()
     else:
         source = SOURCES[name]
-        folder = folders.obtain(source, spec.title, data_dir)
+        folder = folders.find_or_download(source, spec.title, data_dir)
         try:
             if spec.streamed:
                 return open_folder(spec, folder)
             parts = source.arrays(folder)
         except ValueError as error:
-            raise folders.broken(source, spec.title, folder, str(error)) from None
+            raise folders.unusable_folder_error(source, spec.title, folder, str(error)) from None
     tensors = [torch.from_numpy(np.require(x, requirements="CW")) for part in parts for x in part]
     images, labels = tensors[::2], [x.long() for x in tensors[1::2]]
     mean, std = _statistics(images[0])
@@ -109,10 +109,10 @@ def check(name: str, data_dir: str | Path | None = None) -> None:
         folders.home(data_dir)
         return
     source, title = SOURCES[name], DATASETS[name].title
-    folder = folders.obtain(source, title, data_dir)
+    folder = folders.find_or_download(source, title, data_dir)
     problem = source.problem(folder)
     if problem:
-        raise folders.broken(source, title, folder, problem)
+        raise folders.unusable_folder_error(source, title, folder, problem)
 
 
 def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ accuracies(summary), ablation_effects(summary), random_compared(summary)   table
 by_sparsity(numbers)                                        one of them as a page shows it
 beside_published(summary, reference), published_table(both) ours beside published numbers
 orders_compared(both), orders_table(orders)                 and the order of methods
-facts(rows)           a table of names and values
+key_value_table(rows)       a table of names and values
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
 """
@@ -29,15 +29,12 @@ from common.plots.comparison import (
     published_table,
     random_compared,
 )
-from common.plots.diagnostics import concentration, predicted_densities
 from common.plots.effects import against_random, effects
-from common.plots.facts import facts
 from common.plots.layers import layer_densities, scores_by_layer_size
-from common.plots.masks import mask_image
+from common.plots.one_run import concentration, mask_image, predicted_densities, score_histograms
 from common.plots.runs import cost, training_curves
-from common.plots.scores import score_histograms
 from common.plots.style import save
-from common.plots.tables import ablations, network_name, settings
+from common.plots.tables import ablations, key_value_table, network_name, settings
 
 __all__ = [
     "ablation_effects",
@@ -50,7 +47,7 @@ __all__ = [
     "concentration",
     "cost",
     "effects",
-    "facts",
+    "key_value_table",
     "layer_densities",
     "markdown",
     "mask_image",

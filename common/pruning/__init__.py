@@ -14,7 +14,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 from common.base import deferred
-from common.base.errors import ConfigurationError, unknown
+from common.base.errors import ConfigurationError, shown, unknown
 from common.pruning.methods import METHODS, Method
 from common.pruning.schedule import keep_count
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         from_torch_prune,
         load_masks,
         save_masks,
+        save_network,
         to_torch_prune,
     )
     from common.pruning.masks import Masks, apply, kept, like_weights
@@ -46,6 +47,7 @@ __all__ = [
     "prunable",
     "prune",
     "save_masks",
+    "save_network",
     "to_torch_prune",
 ]
 
@@ -74,14 +76,19 @@ def prune(
     initialise: draws the model's weights, (model, generator) -> None; reinit and ntk_sap need it.
 
     Raises ConfigurationError for an unknown method, variant or ablation, a sparsity outside [0, 1),
-    or where the method's data, shape or initialisation is missing.
+    what is no module or was made in inference mode, or where the method's data, shape or
+    initialisation is missing.
     """
+    import torch
+
     from common.base.seeding import generator
+    from common.pruning.parameters import check_model
     from common.pruning.rounds import prune_ablated
     from common.pruning.scores import Context
 
     check_sparsity(sparsity)
-    chosen = find(method, variant)
+    check_model(model)
+    chosen = find_method(method, variant)
     _check_batches(batches)
     if chosen.needs_images and not batches:
         raise ConfigurationError(
@@ -93,7 +100,8 @@ def prune(
         raise ConfigurationError(f"{method} needs the shape of one input, e.g. shape=(3, 32, 32)")
     stream = generator(seed, "pruning")
     context = Context(tuple(shape), batches, stream, initialise=initialise)
-    return prune_ablated(model, chosen, sparsity, context, ablation, seed)
+    with torch.inference_mode(False):  # scores need gradients, wherever one prunes
+        return prune_ablated(model, chosen, sparsity, context, ablation, seed)
 
 
 def _check_batches(batches: Sequence[Batch]) -> None:
@@ -106,7 +114,7 @@ def _check_batches(batches: Sequence[Batch]) -> None:
         )
 
 
-def find(method: str, variant: str = "") -> Method:
+def find_method(method: str, variant: str = "") -> Method:
     """The registered method. Raises ConfigurationError with the choices."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -120,6 +128,6 @@ def check_sparsity(sparsity: float) -> None:
     number = isinstance(sparsity, Real) and not isinstance(sparsity, bool)
     if not number or not 0 <= sparsity < 1:
         raise ConfigurationError(
-            f"sparsity={sparsity!r} is not a number in [0, 1): "
+            f"sparsity={shown(sparsity)} is not a number in [0, 1): "
             "it is the fraction of prunable weights removed"
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def invert(scores: Scores) -> Scores:
     """The opposite end of the ranking: keep the lowest scores. The order of a signed score reverses
     by negation; 1/score would reverse neither signs nor zeros."""
-    return {name: score.neg_() for name, score in scores.items()}
+    return {name: -score for name, score in scores.items()}
 
 
 def shuffle(masks: Masks, generator: torch.Generator) -> Masks:

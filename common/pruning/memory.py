@@ -25,7 +25,7 @@ def unflat(values: Tensor, like: Tensor) -> Tensor:
 
 def parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of the same values of all the tensors, part after part, small enough for a CPU's cache
-    and for what an operation on them allocates to be had without asking the system for memory.
+    and for temporaries to stay below malloc's mmap threshold, so that there are no page faults.
 
     Tensors whose values do not lie in the same order come whole, and those of other devices, where
     every part is a kernel's launch.

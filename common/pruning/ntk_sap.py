@@ -45,7 +45,7 @@ from common.base.errors import ConfigurationError
 from common.pruning.masks import Masks
 from common.pruning.parameters import functional_call, prunable
 from common.pruning.precision import double, full_float32
-from common.pruning.scores import Context, Scores
+from common.pruning.scores import Context, Scores, takes_made_input
 
 EPSILON = 0.01
 BATCH = 256
@@ -78,7 +78,7 @@ def _score(model: nn.Module, context: Context, passes: int) -> Scores:
             name: EPSILON * torch.randn(mask.shape, generator=context.generator).to(mask)
             for name, mask in masks.items()
         }
-        with torch.enable_grad():
+        with torch.enable_grad(), takes_made_input("NTK-SAP", context.shape):
             change = output_change(network, masks, noise, inputs)
         gradients = torch.autograd.grad(
             change, list(masks.values()), allow_unused=True, materialize_grads=True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from common.base.errors import ConfigurationError
+from common.base.errors import ConfigurationError, shown
 
 # Biases and normalisation parameters are never pruned. Attention's input projection is a linear
 # layer that torch keeps as a bare parameter of the attention module.
@@ -20,6 +20,17 @@ _WEIGHTS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
         ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
     ),
 )
+
+
+def check_model(model: nn.Module) -> None:
+    """Raises ConfigurationError for what is no module, or cannot be changed."""
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(f"model={shown(model)} is not a torch.nn.Module")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ConfigurationError(
+            "the model was made in torch.inference_mode, so its weights can neither be changed nor "
+            "differentiated: make or load it outside"
+        )
 
 
 def prunable_modules(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
@@ -24,7 +25,13 @@ _TEXT_COLUMNS = (
     *("precision", "torch_version", "code_version", "started_at", "layer", "kind", "shape"),
 )
 _TEXT = dict.fromkeys(_TEXT_COLUMNS, str)
-_METHOD, _RUN_ID, _CODE = map(SUMMARY.index, ("method", "run_id", "code_version"))
+_METHOD, _RUN_ID, _CODE, _SPARSITY = map(
+    SUMMARY.index, ("method", "run_id", "code_version", "sparsity")
+)
+# Of a network without a weight, or one whose training went astray; elsewhere infinity is damage.
+_MAY_BE_INFINITE = ("compression", "train_loss", "test_loss")
+
+Keys = Collection[tuple[str, str]]  # (method, run_id)
 
 
 @dataclass(frozen=True)
@@ -52,13 +59,14 @@ class _Run:
     lines: Mapping[str, list[str]]
 
 
-def collect(root: Path, code_version: str | None = None) -> Collected:
+def collect(root: Path, code_version: str | None = None, only: Keys | None = None) -> Collected:
     """Read every finished run below `root` (<method>/<run_id>/); where there is no run at all, the
     tables that `write_collected` left there.
 
     Runs that are unfinished, damaged, superseded or there twice are left out and listed with the
     reason, and so are those of another code version than `code_version`, if that is given (the
-    beginning of a commit will do). Raises ConfigurationError if there is nothing to collect.
+    beginning of a commit will do), and those that are not among `only`. Raises ConfigurationError
+    if there is nothing to collect.
     """
     files = (path for name in ("run.json", "summary.csv") for path in root.glob(f"*/*/{name}"))
     folders = sorted({path.parent for path in files})
@@ -75,6 +83,8 @@ def collect(root: Path, code_version: str | None = None) -> Collected:
             reason = f"superseded: an earlier result of {run.key[1]}, moved aside"
         elif run.key in kept:
             reason = f"duplicate: the same run as {kept[run.key].folder}"
+        elif only is not None and run.key not in only:
+            reason = "none of the grid's runs: of other parameters (-p name=value), or a copy's"
         elif code_version and not run.code_version.startswith(code_version):
             reason = f"other code version: {run.code_version}"
         else:
@@ -138,6 +148,9 @@ def _read_run(folder: Path) -> _Run:
         raise ValueError("damaged: summary.csv has not exactly one row")
     (row,) = csv.reader(lines)
     key = row[_METHOD], row[_RUN_ID]
+    named = re.search(r"_sparsity([\d.e-]+)_", key[1])
+    if named and float(named[1]) != float(row[_SPARSITY]):
+        raise ValueError(f"damaged: summary.csv has sparsity {row[_SPARSITY]}, not {named[1]}")
     own = _cells(key)
     tables = {"summary": lines}
     for name, columns in (("epochs", EPOCHS), ("layers", LAYERS)):
@@ -198,27 +211,38 @@ def _further() -> list[Table]:
 
 
 def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.DataFrame]:
-    """The runs' tables, parsed all at once, without those that hold text among their numbers; of
-    the further ones those that some run has."""
+    """The runs' tables, without those that hold text among their numbers."""
+    tables, wrong = _parse(runs)
+    if wrong:
+        left_out += [(run.folder, wrong[run.key]) for run in runs if run.key in wrong]
+        tables, _ = _parse([run for run in runs if run.key not in wrong])
+    derive = {table.name: table.derive for table in _further() if table.name in tables}
+    return tables | {name: derived(tables[name]) for name, derived in derive.items()}
+
+
+def _parse(runs: list[_Run]) -> tuple[dict[str, pd.DataFrame], dict[tuple[str, str], str]]:
+    """The runs' tables, parsed all at once (of the further ones those that some run has), and what
+    is wrong with which runs."""
     forms = {name: (columns, _TEXT) for name, columns in TABLES.items()}
     present = {name for run in runs for name in run.lines}
-    further = {table.name: table for table in _further() if table.name in present}
-    for name, table in further.items():
-        forms[name] = (*table.key_columns, *table.columns), dict.fromkeys(table.text, str)
+    for table in _further():
+        if table.name in present:
+            columns = (*table.key_columns, *table.columns)
+            forms[table.name] = columns, dict.fromkeys(table.text, str)
     tables, wrong = {}, {}
     for name, (columns, text) in forms.items():
         lines = (line for run in runs for line in run.lines.get(name, ()))
         table = _read(io.StringIO("\n".join([",".join(columns), *lines])), text)
         for column in table.columns:
-            if column not in text and not is_numeric_dtype(table[column]):
-                bad = pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()
+            if column not in text:
+                numbers = pd.to_numeric(table[column], errors="coerce")
+                bad = numbers.isna() & table[column].notna()
+                if column not in _MAY_BE_INFINITE:
+                    bad |= numbers.abs() == math.inf
                 for key in table.loc[bad, list(RUN)].itertuples(index=False, name=None):
                     wrong.setdefault(key, f"damaged: {name}.csv has no numbers in {column}")
         tables[name] = table
-    if wrong:
-        left_out += [(run.folder, wrong[run.key]) for run in runs if run.key in wrong]
-        return _join([run for run in runs if run.key not in wrong], left_out)
-    return tables | {name: table.derive(tables[name]) for name, table in further.items()}
+    return tables, wrong
 
 
 def _read(source: Path | io.StringIO, text: Mapping[str, type] = _TEXT) -> pd.DataFrame:

@@ -11,7 +11,9 @@ from pathlib import Path
 from common.base.errors import ConfigurationError
 from common.base.files import make_writable, write_atomically
 
+MASKS = "masks.safetensors"  # of the pruned network before training; older results lack it
 SHARING = "TRIALS_RUNS_PER_GPU"  # in the environment of a run that a batch has started
+
 _ADVICE = "choose a results_dir that you may write to"
 
 
@@ -89,8 +91,10 @@ def why_not_captured(folder: Path) -> str | None:
     return captured if isinstance(captured, str) else None
 
 
-def report(folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | None) -> None:
-    """Tell an onlooker how far the run in `folder` is (progress.json)."""
+def write_progress(
+    folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | None
+) -> None:
+    """Write how far the run in `folder` is (progress.json)."""
     state = {
         "stage": stage,
         "epoch": epoch,
@@ -101,8 +105,8 @@ def report(folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | 
     write_json(folder / "progress.json", state)
 
 
-def reported(folder: Path) -> dict | None:
-    """What `report` last told of the run in `folder`; None if there is nothing to be read."""
+def read_progress(folder: Path) -> dict | None:
+    """What `write_progress` last wrote of the run in `folder`; None where that cannot be read."""
     try:
         told = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         return told if {"stage", "epoch", "epochs", "test_accuracy"} <= set(told) else None

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-import typing
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.base.errors import ConfigurationError, unknown
-from common.pruning.methods import Method
-from common.training.protocols import Protocol
+from common.base.errors import ConfigurationError, shown, unknown
+
+if TYPE_CHECKING:
+    from common.runs.experiment import Experiment
 
 Read = Callable[[str, object], object]  # (name, value) -> the value as it counts
+MOST = 10**6  # epochs, images of a batch, runs at a time: more is a slip
 
 
 def text(value: object, default: str) -> str:
@@ -20,14 +24,24 @@ def text(value: object, default: str) -> str:
     return default if value is None or value == "" else str(value)
 
 
-def whole(name: str, value: object, least: int) -> int | None:
-    """A whole number of at least `least`, or None where it is not given."""
+def path(name: str, value: object) -> str | None:
+    """A folder's path, or None where it is not given."""
     if value is None or value == "":
         return None
-    if not isinstance(value, Real) or isinstance(value, bool) or value % 1 != 0:
-        raise ConfigurationError(f"{name}={value!r} is not a whole number")
-    if value < least:
-        raise ConfigurationError(f"{name}={value!r} is below {least}")
+    if not isinstance(value, (str, Path)) or "\0" in str(value):
+        raise ConfigurationError(f"{name}={shown(value)} is not the path of a folder")
+    return str(value)
+
+
+def whole(name: str, value: object, least: int, most: int = MOST) -> int | None:
+    """A whole number from `least` to `most`, or None where it is not given."""
+    if value is None or value == "":
+        return None
+    if not _number(value) or value % 1 != 0:
+        raise ConfigurationError(f"{name}={shown(value)} is not a whole number")
+    if not least <= value <= most:
+        limit = f"below {least}" if value < least else f"above {most:,}"
+        raise ConfigurationError(f"{name}={shown(value)} is {limit}")
     return int(value)
 
 
@@ -40,11 +54,10 @@ def number_in(low: float, high: float = math.inf) -> Read:
     """Reads a number from `low` to `high`, both included."""
 
     def read(name: str, value: object) -> float:
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not number or not low <= value <= high or math.isinf(value):
+        if not _number(value) or not low <= value <= min(high, sys.float_info.max):
             limit = f"from {low:g} on" if math.isinf(high) else f"from {low:g} to {high:g}"
-            raise ConfigurationError(f"{name}={value!r} is not a number {limit}")
-        return float(value)
+            raise ConfigurationError(f"{name}={shown(value)} is not a number {limit}")
+        return float(value) + 0.0  # -0.0 is 0
 
     return read
 
@@ -54,7 +67,9 @@ def list_of(read: Read) -> Read:
 
     def read_all(name: str, value: object) -> list:
         if not isinstance(value, (list, tuple)) or not value or None in value or "" in value:
-            raise ConfigurationError(f"{name}={value!r} is not a list of values, such as [1, 2]")
+            raise ConfigurationError(
+                f"{name}={shown(value)} is not a list of values, such as [1, 2]"
+            )
         return [read(name, one) for one in value]
 
     return read_all
@@ -73,29 +88,8 @@ def one_of(choices: Iterable[str]) -> Read:
     return read
 
 
-class Configured(typing.Protocol):
-    """What a trial may ask of a run before it starts; an `Experiment` has it."""
-
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def sparsity(self) -> float: ...
-    @property
-    def ablation(self) -> str: ...
-    @property
-    def variant(self) -> str: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def pretrain_epochs(self) -> int: ...
-    @property
-    def hyper(self) -> Protocol: ...
-    @property
-    def options(self) -> Mapping[str, object]: ...
+def _number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -116,14 +110,14 @@ class Option:
 class Trial:
     """What a trial has beyond a method.
 
-    scored_by: the method whose scores and variants are also its own. variants: those that it has
-    itself, where they are others.
+    scored_by: the method whose scores and variants are also its own. variants: the names of its
+    own, where they are others; it scores alike in all of them.
     check: raises ConfigurationError where values do not go together.
     epochs: those of all its trainings together, which is what a run's time goes by.
     """
 
     options: tuple[Option, ...]
     scored_by: str = "magnitude"
-    check: Callable[[Configured], None] = lambda experiment: None
-    epochs: Callable[[Configured], float] = lambda experiment: experiment.epochs
-    variants: Mapping[str, Method] | None = None
+    check: Callable[[Experiment], None] = lambda experiment: None
+    epochs: Callable[[Experiment], float] = lambda experiment: experiment.epochs
+    variants: tuple[str, ...] = ()

@@ -14,16 +14,15 @@ from torch import nn
 
 from common import datasets
 from common.base import environment
-from common.pruning import Masks, diagnostics
+from common.pruning import Masks, diagnostics, save_masks
 from common.pruning.rounds import prune_ablated
 from common.pruning.scores import Context, Scores
 from common.results import run_folder, schema
 from common.runs import record
 from common.runs.experiment import Experiment
-from common.runs.network import Network
+from common.runs.network import Network, Trainer
 from common.runs.record import Conditions
-from common.runs.registry import find
-from common.runs.trainer import Trainer
+from common.runs.registry import find_method
 from common.training import protocols
 from common.training.callbacks import History
 
@@ -46,7 +45,7 @@ class Run:
         precision = environment.resolve_precision(experiment.precision, device)
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.conditions = Conditions(device, precision, now)
-        self.method = find(experiment.method, experiment.variant)
+        self.method = find_method(experiment.method, experiment.variant)
         data = datasets.load(experiment.dataset, experiment.data_dir).to(device)
         self.network = Network(experiment.model, data, experiment.hyper, experiment.seed)
         self.trainer = Trainer(self.network, precision, experiment.batch_size)
@@ -61,7 +60,7 @@ class Run:
 
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
-        told = record.describe(self.experiment, self.conditions, self.model, self.network.data)
+        told = self._plan()
         if run_folder.is_done(self.experiment.folder) and not self._begun:
             told["earlier result"] = "is there, and will be moved aside"
         elif self.moved:
@@ -80,8 +79,6 @@ class Run:
         """Prune the model by the method and the run's ablation; returns the masks."""
         if self.scores is None:
             self.score()
-        # Selecting overwrites what it ranks; these scores are still to be looked at.
-        first = {name: score.clone() for name, score in self.scores.items()}
         with self._timed():
             self.masks = prune_ablated(
                 self.model,
@@ -90,9 +87,16 @@ class Run:
                 self.context,
                 self.experiment.ablation,
                 self.experiment.seed,
-                first,
+                self.scores,
             )
+        self.keep_masks()
         return self.masks
+
+    def keep_masks(self) -> None:
+        """Write the masks into the run's folder, one bit a weight."""
+        experiment = self.experiment
+        about = {name: getattr(experiment, name) for name in ("method", "run_id", "sparsity")}
+        save_masks(self.masks, experiment.folder / run_folder.MASKS, about, packed=True)
 
     def train(self) -> pd.DataFrame:
         """Train the pruned network; returns a row per epoch: the columns of epochs.csv."""
@@ -157,6 +161,11 @@ class Run:
         """What the run's scores may look at."""
         return self.network.context(self.method)
 
+    def _plan(self) -> dict[str, str]:
+        data = self.network.data
+        told = record.describe(self.experiment, self.conditions, self.model, data)
+        return told | record.describe_options(self.experiment)
+
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
         environment.synchronize(self.conditions.device)
@@ -166,4 +175,4 @@ class Run:
         self.prune_seconds += time.perf_counter() - started
 
     def _report(self, stage: str) -> None:
-        run_folder.report(self.experiment.folder, stage, 0, self.experiment.epochs, None)
+        run_folder.write_progress(self.experiment.folder, stage, 0, self.experiment.epochs, None)

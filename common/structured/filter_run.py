@@ -12,14 +12,20 @@ from common.base.seeding import generator
 from common.pruning import Masks, ablations, apply, kept, like_weights, prunable
 from common.pruning.masks import select
 from common.results import run_folder
-from common.runs import filter_settings
+from common.runs import filter_settings, record
 from common.runs.experiment import Experiment
 from common.runs.run import Run
 from common.structured import channels, removal, tables
 from common.structured.export import check_export, export, largest_difference
-from common.structured.penalty import Penalty, channel_groups, weight_groups
+from common.structured.penalty import (
+    Penalty,
+    Shrink,
+    channel_groups,
+    default_strength,
+    descent,
+    weight_groups,
+)
 from common.structured.stages import Stages
-from common.structured.training import Shrink, default_strength, descent
 from common.training.callbacks import History
 
 
@@ -38,7 +44,7 @@ class FilterRun(Run):
         self.shape = self.network.data.spec.shape
         self.stages = Stages(experiment, self.trainer)
         self.variant, self.sparse_hyper = self.stages.variant, self.stages.hyper
-        self.channels = channels.find(self.model, self.shape)
+        self.channels = channels.find_channels(self.model, self.shape)
         self.penalty, self.shrink = self._penalty()
         self.sparse: History | None = None
         self.trained: nn.Module | None = None
@@ -53,10 +59,6 @@ class FilterRun(Run):
         super().begin()
         if self.experiment.pretrain_epochs and self.sparse is None:
             self.penalty, self.shrink = self._penalty()
-
-    def describe(self) -> dict[str, str]:
-        """What will run, in words."""
-        return tables.describe(self, super().describe())
 
     def train_sparse(self) -> pd.DataFrame:
         """Train the network with the penalty, or take it from a run that did: others differ in what
@@ -97,6 +99,7 @@ class FilterRun(Run):
             if "weights" in stages:
                 stream = generator(self.experiment.seed, "redrawn weights")
                 stages["weights"](self.small, self.network.initialise, stream)
+        self.keep_masks()
         return self.masks
 
     def train(self) -> pd.DataFrame:
@@ -150,6 +153,12 @@ class FilterRun(Run):
             (folder / f"{name}.pt").unlink(missing_ok=True)
         return summary
 
+    def _plan(self) -> dict[str, str]:
+        data = self.network.data
+        return tables.describe(
+            self, record.describe(self.experiment, self.conditions, self.model, data)
+        )
+
     def _choose(self, stages: dict) -> removal.Kept:
         """The channels that stay."""
         l1 = self.variant.by == "l1"
@@ -165,7 +174,7 @@ class FilterRun(Run):
             chosen = removal.lowest(self.model, self.channels, ranked, sparsity, stream)
         if "masks" in stages:
             chosen = stages["masks"](chosen, generator(self.experiment.seed, "mask shuffle"))
-            chosen = removal.uncut(chosen, scores)
+            chosen = removal.keep_at_least_one(chosen, scores)
         return chosen
 
     def _penalty(self) -> tuple[Penalty, Shrink]:

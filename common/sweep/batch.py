@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,13 +15,18 @@ from rich.markup import escape
 from common.base.errors import ConfigurationError, unknown
 from common.base.files import make_writable
 from common.base.paths import GRIDS, TRIALS, default_results
+from common.base.version import code_version, is_commit
 from common.datasets import folders
 from common.results.run_folder import is_done
 from common.runs import experiment
+from common.runs.options import whole
 from common.sweep import earlier, grid, plan, report, slots
-from common.sweep.job import Job
 from common.sweep.loop import Ended, Sweep
+from common.sweep.plan import Job
 from common.sweep.pool import Local, Pool
+
+if TYPE_CHECKING:
+    from common.results.collected import Keys
 
 
 def jobs_of(name: str, parameters: Sequence[str], results: Path) -> tuple[Path, list[Job]]:
@@ -42,10 +48,19 @@ def runs_of(
     found = grid.find(name, GRIDS, notebooks)
     root = results.resolve() / found.name
     runs = plan.experiments(found, root, grid.overrides(parameters))
+    notebooks = plan.notebooks(TRIALS)  # those of methods from outside among them by now
     for run in runs:
         if run.method not in notebooks:
             raise unknown("-p method", run.method, notebooks)
     return root, runs
+
+
+def keys_of(name: str, parameters: Sequence[str] = ()) -> Keys | None:
+    """(method, run_id) of the grid's runs; None for a name that is no grid's, whose folder holds
+    what it holds. Raises ConfigurationError as `jobs_of` does."""
+    if not name.endswith((".yaml", ".yml")) and name not in grid.names(GRIDS):
+        return None
+    return {(run.method, run.run_id) for run in runs_of(name, parameters, default_results())[1]}
 
 
 def run(
@@ -71,6 +86,7 @@ def run(
     """
     begun = time.monotonic()
     console = console or Console(highlight=False, emoji=False)
+    jobs, per_gpu = whole("jobs", jobs, least=1), whole("per_gpu", per_gpu, least=1)
     deadline = begun + (seconds(time_budget) if time_budget else math.inf)
     root, runs = runs_of(name, parameters, results)
     todo = [run for run in runs if not is_done(run.folder)]
@@ -85,6 +101,12 @@ def run(
         since = make_writable(root, "choose a folder with --results")
         for folder in {run.data_dir for run in todo}:
             folders.home(folder)
+        if not is_commit(version := code_version()):
+            console.print(
+                f"These runs could not be published: their code_version is {version} "
+                "(+ is a change that is not committed)",
+                soft_wrap=True,
+            )
         # What follows imports torch, which takes seconds.
         console.print(f"{escape(name)}: preparing {len(todo)} of {len(runs)} runs", soft_wrap=True)
     notebooks = plan.notebooks(TRIALS)
@@ -96,7 +118,8 @@ def run(
         left = [job for job in left if not is_done(job.folder)]
     if not left:
         console.print(f"All {len(runs)} runs are done.")
-        _show_results(root, runs, results, console, program)
+        _show_results(root, runs, console)
+        _show_next(name, parameters, results, console, program)
         return 0
     plan.check_data(left)
     pool = _pool(left, root, jobs, per_gpu, scheduler)
@@ -109,22 +132,24 @@ def run(
     report.show_failures(ended.failed, console)
     console.print(escape(_verdict(ended, len(every), time_budget, again)), soft_wrap=True)
     if ended.done:
-        _show_results(root, runs, results, console, program)
+        _show_results(root, runs, console)
+        _show_next(name, parameters, results, console, program)
     return ended.status
 
 
-def _show_results(
-    root: Path,
-    runs: Sequence[experiment.Experiment],
-    results: Path,
-    console: Console,
-    program: str | None,
-) -> None:
-    """The batch's table of accuracies, and the command that comes next."""
+def _show_results(root: Path, runs: Sequence[experiment.Experiment], console: Console) -> None:
     report.show_results(root, console, {(run.method, run.run_id) for run in runs})
+
+
+def _show_next(
+    name: str, parameters: Sequence[str], results: Path, console: Console, program: str | None
+) -> None:
+    """The command that comes next."""
     if program:
-        where = [] if results.resolve() == default_results().resolve() else ["--results", results]
-        command = shlex.join(map(str, ["figures", root.name, *where]))
+        told = [word for setting in parameters for word in ("-p", setting)]
+        if results.resolve() != default_results().resolve():
+            told += ["--results", str(results)]
+        command = shlex.join(["figures", name, *told])
         console.print(f"Next, its figures: {program} {escape(command)}", soft_wrap=True)
 
 
@@ -170,8 +195,8 @@ def _verdict(ended: Ended, total: int, time_budget: str | None, again: str) -> s
     failed = f", {len(ended.failed)} failed" if ended.failed else ""
     if ended.out_of_time:
         return (
-            f"The time budget of {time_budget} is used up: {done}{failed}, {len(ended.left)} left. "
-            f"To continue: {again}"
+            f"The time budget of {time_budget} is used up: {done}{failed}, {len(ended.unfinished)} "
+            f"left. To continue: {again}"
         )
     if ended.failed:
         return f"{done}{failed}. To try these again: {again}"

@@ -115,7 +115,7 @@ def last(folder: Path) -> Attempt | None:
     """The latest attempt at the run in `folder`."""
     try:
         found = [re.fullmatch(r"attempt-(\d+)\.json", name) for name in os.listdir(folder)]
-    except FileNotFoundError:
+    except OSError:  # not there, or no folder
         return None
     numbers = [int(match[1]) for match in found if match]
     if not numbers:

@@ -7,21 +7,25 @@ runs:
   - method: [SNIP, synflow]        # a block is the product of its lists
     sparsity: [0.6, 0.95]
     ablation: none
+  - {method: path/to/file.py:name}   # from outside, see common.pruning.outside
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from common.base.errors import ConfigurationError, unknown
+from common.base.errors import ConfigurationError, shown, unknown
+from common.pruning import outside
 from common.runs.experiment import PARAMETERS
 from common.runs.registry import option_names
 
+MOST = 100_000  # runs of a block
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -42,6 +46,11 @@ class Grid:
         """
         for number, block in enumerate(self.blocks, 1):
             values = {**block, **(overrides or {})}
+            if (runs := math.prod(map(len, values.values()))) > MOST:
+                raise ConfigurationError(
+                    f"{self.path}: block {number} is {runs:,} runs, more than {MOST:,}: its lists "
+                    "multiply"
+                )
             for combination in itertools.product(*values.values()):
                 yield f"{self.path}: block {number}", dict(zip(values, combination, strict=True))
 
@@ -72,7 +81,7 @@ def find(name: str, folder: Path, methods: Iterable[str]) -> Grid:
 def load(path: Path, methods: Iterable[str]) -> Grid:
     """Read a grid file. Raises ConfigurationError: which file, which key, what would be right."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not a readable grid file ({error})") from error
     except yaml.YAMLError as error:
@@ -84,7 +93,9 @@ def load(path: Path, methods: Iterable[str]) -> Grid:
     defaults = _mapping(content.get("defaults", {}), f"{path}: defaults", keys())
     for key, value in defaults.items():
         if not isinstance(value, _SCALARS):
-            raise ConfigurationError(f"{path}: defaults: {key} must be one value, not {value!r}")
+            raise ConfigurationError(
+                f"{path}: defaults: {key} must be one value, not {shown(value)}"
+            )
     runs = content.get("runs")
     if not isinstance(runs, list) or not runs:
         raise ConfigurationError(f"{path}: runs must be a list of at least one block")
@@ -116,10 +127,21 @@ def overrides(settings: Iterable[str]) -> dict[str, list]:
         if "," in text and not text.startswith("["):
             text = f"[{text}]"
         try:
-            found[name] = _values(yaml.safe_load(text), f"-p {name}")
+            found[name] = _values(read_yaml(text), f"-p {name}")
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"-p {setting!r}: the value is not valid YAML") from error
+            raise ConfigurationError(f"-p {shown(setting)}: the value is not valid YAML") from error
     return found
+
+
+def read_yaml(text: str) -> object:
+    """What the YAML says. Raises yaml.YAMLError for everything that PyYAML cannot read, of which it
+    lets some pass as errors of Python's own (`!!int x`, a 13th month, a thousand brackets)."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deep") from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise yaml.YAMLError(f"a value that cannot be read ({error})") from error
 
 
 def single(values: Mapping[str, list]) -> dict[str, object]:
@@ -135,7 +157,7 @@ def _block(block: object, defaults: Mapping, where: str, methods: list[str]) -> 
     if "method" not in values:
         raise ConfigurationError(f"{where}: method is missing; choose from: {', '.join(methods)}")
     for method in values["method"]:
-        if method not in methods:
+        if method not in methods and not outside.is_spec(method):
             raise unknown(f"{where}: method", method, methods)
     return values
 
@@ -157,7 +179,9 @@ def _values(value: object, where: str) -> list:
         raise ConfigurationError(f"{where} is an empty list: give at least one value")
     for one in values:
         if not isinstance(one, _SCALARS):
-            raise ConfigurationError(f"{where} must be a value or a list of values, not {one!r}")
+            raise ConfigurationError(
+                f"{where} must be a value or a list of values, not {shown(one)}"
+            )
     return values
 
 

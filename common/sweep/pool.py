@@ -10,7 +10,7 @@ from typing import Protocol
 
 from common.results.run_folder import SHARING
 from common.sweep.execute import Outcome, execute
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.sweep.slots import Slot
 
 
@@ -23,7 +23,7 @@ class Pool(Protocol):
     def submit(self, job: Job, since: float) -> Future[Outcome]:
         """Carry out the job as `execute` does."""
 
-    def alone(self) -> Pool | None:
+    def retry_pool(self) -> Pool | None:
         """For runs that died for lack of memory: a pool where fewer share a device. None if no
         run shared one."""
 
@@ -49,7 +49,7 @@ class Local:
     def submit(self, job: Job, since: float) -> Future[Outcome]:
         return self._executor.submit(self._carry_out, job, since)
 
-    def alone(self) -> Local | None:
+    def retry_pool(self) -> Local | None:
         """One run on each GPU; where that is so already, one on the machine."""
         by_gpu = {slot.gpu: slot for slot in self._slots}
         fewer = list(by_gpu.values()) if len(by_gpu) < len(self._slots) else self._slots[:1]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -18,8 +20,11 @@ from common.results import run_folder
 from common.sweep import claims
 from common.sweep.estimate import Estimate, in_words
 from common.sweep.execute import run_notebook
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.sweep.progress import how_far
+
+if TYPE_CHECKING:
+    from common.results.collected import Keys
 
 NAMED = 3  # runs that a message names before it counts the rest
 
@@ -94,9 +99,7 @@ def _others(root: Path, jobs: list[Job]) -> list[str]:
     ]
 
 
-def show_results(
-    root: Path, console: Console, only: Collection[tuple[str, str]] | None = None
-) -> None:
+def show_results(root: Path, console: Console, only: Keys | None = None) -> None:
     """Print the accuracies of the finished runs in `root`: a table for each setting, a row for each
     method and ablation, a column for each sparsity.
 
@@ -105,10 +108,7 @@ def show_results(
     from common.plots import accuracies, by_sparsity, settings
     from common.results import collected
 
-    summary = collected.collect(root).summary
-    if only is not None:
-        keys = zip(summary["method"], summary["run_id"], strict=True)
-        summary = summary[[key in only for key in keys]]
+    summary = collected.collect(root, only=only).summary
     for name, part in settings(summary).items():
         rows = by_sparsity(accuracies(part)).reset_index()
         seeds = part["seed"].nunique()
@@ -141,15 +141,18 @@ def _show_uncaptured(jobs: list[Job], console: Console) -> None:
             console.print(escape(text), soft_wrap=True)
 
 
-def collect(root: Path, console: Console, code_version: str | None = None) -> None:
+def collect(
+    root: Path, console: Console, code_version: str | None = None, only: Keys | None = None
+) -> None:
     """One table each from all finished runs, those that only some trials leave among them, into
     `root`; says what was left out and why.
 
-    code_version: only runs of this commit. Raises ConfigurationError if there is none.
+    code_version: only runs of this commit; only: (method, run_id) of those that count. Raises
+    ConfigurationError if there is none.
     """
     from common.results import collected
 
-    found = collected.collect(root, code_version)
+    found = collected.collect(root, code_version, only)
     collected.write_collected(found, root)
     written = ", ".join(str(root / f"{name}.csv") for name in (*collected.TABLES, *found.more))
     console.print(f"{len(found.summary)} runs -> {written}", soft_wrap=True)
@@ -161,30 +164,36 @@ def collect(root: Path, console: Console, code_version: str | None = None) -> No
             "--code-version COMMIT takes those of one.",
             soft_wrap=True,
         )
-    for folder, reason in found.left_out:
-        console.print(f"left out: {escape(str(folder))}: {escape(reason)}", soft_wrap=True)
+    _show_left_out(found.left_out, console)
 
 
-def draw(notebook: Path, root: Path, console: Console) -> Path | None:
+def draw(
+    notebook: Path,
+    root: Path,
+    console: Console,
+    grid: str | None = None,
+    parameters: Sequence[str] = (),
+    only: Keys | None = None,
+) -> Path | None:
     """Execute the figures notebook on the grid in `root` and name the files that it wrote; returns
     the main figure, None on failure.
 
-    Raises ConfigurationError if no run is finished.
+    grid: its name or file, where that is not the folder's name; parameters: `name=value` of its
+    runs; only: (method, run_id) of them. Raises ConfigurationError if no run is finished.
     """
     from common.results import collected
 
-    collected.collect(root)
+    _show_left_out(collected.collect(root, only=only).left_out, console)
     output = root / "figures"
     output.mkdir(exist_ok=True)
     before = _stamps(output)
-    parameters = {
-        "grid": root.name,
+    told = {
+        "grid": grid or root.name,
+        "parameters": shlex.join(parameters),
         "results_dir": str(root.parent),
         "output_dir": str(output),
     }
-    failed = run_notebook(
-        notebook, output / notebook.name, parameters, mark=f"{output} {os.getpid()}"
-    )
+    failed = run_notebook(notebook, output / notebook.name, told, mark=f"{output} {os.getpid()}")
     figure = output / "accuracy.png"
     if failed is None and figure.is_file():
         written = [path for path, stamp in _stamps(output).items() if before.get(path) != stamp]
@@ -194,6 +203,11 @@ def draw(notebook: Path, root: Path, console: Console) -> Path | None:
     reason = failed.error if failed else f"the notebook drew no {figure.name}"
     console.print(f"figures failed: {escape(reason)}; see {output / notebook.name}", soft_wrap=True)
     return None
+
+
+def _show_left_out(left_out: Iterable[tuple[Path, str]], console: Console) -> None:
+    for folder, reason in left_out:
+        console.print(f"left out: {escape(str(folder))}: {escape(reason)}", soft_wrap=True)
 
 
 def _stamps(folder: Path) -> dict[Path, int]:

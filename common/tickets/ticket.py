@@ -12,7 +12,7 @@ from common.pruning.scores import Scores
 from common.results import run_folder, schema
 from common.results.schema import LEVELS
 from common.runs import ticket_settings
-from common.runs.cache import State, copy_state, digest
+from common.runs.cache import State, copy_state, short_hash
 from common.runs.experiment import Experiment
 from common.runs.run import Run
 from common.tickets import levels
@@ -45,10 +45,10 @@ class TicketRun(Run):
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
         counts, options = self.trainings.counts, self.experiment.options
-        shares = ", ".join(f"{100 * count / self.trainings.total:.3g}%" for count in counts)
+        shares = ", ".join(f"{100 - 100 * count / self.trainings.total:.4g}%" for count in counts)
         point, retrain = options["rewind_epoch"], options["retrain"]
         own = {
-            "levels": f"{len(counts)}: {shares} of the weights left" if counts else "none",
+            "levels": f"{len(counts)}: {shares} of the weights removed" if counts else "none",
             "rewind epoch": f"{point}: after {self.trainings.step} iterations",
             "retrain": f"{retrain}: {ticket_settings.RETRAIN[retrain]}",
             "init": self.experiment.hyper.init,
@@ -105,6 +105,7 @@ class TicketRun(Run):
         if self.trainings.counts:
             self._ablate()
             self._go_back(len(self.trainings.counts))
+        self.keep_masks()
         return self.masks
 
     def train(self) -> pd.DataFrame:
@@ -148,7 +149,7 @@ class TicketRun(Run):
         """Train the ticket of this level, or take it from a run that did."""
         made = {"retrain": self.experiment.options["retrain"], "step": self.trainings.step}
         made |= {"variant": self.experiment.variant, "inverted": "scores" in self.trainings.stages}
-        name = f"level-{level}_{digest([made, self.trainings.counts[:level]])}"
+        name = f"level-{level}_{short_hash([made, self.trainings.counts[:level]])}"
         with self.trainings.cache.lock(name):
             history = self.trainings.load(name, self.masks)
             if history is None:

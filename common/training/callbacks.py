@@ -38,7 +38,7 @@ class History:
 
 @dataclass(frozen=True)
 class Stage:
-    """Which one of a run's trainings: what onlookers see, and whose checkpoint it is.
+    """Which one of a run's trainings this is: its label in progress.json and in the checkpoint.
 
     before, total: epochs of the trainings before it, and of all together (None: its own).
     """
@@ -96,7 +96,7 @@ class Measure(Callback):
 
 
 class Recorder(Callback):
-    """A row an epoch, the run's progress for onlookers, and checkpoints."""
+    """A row an epoch, progress.json, and checkpoints."""
 
     def __init__(
         self, history: History, schedule: Schedule, train_data, folder, epochs, stage: Stage, more
@@ -149,7 +149,7 @@ class Recorder(Callback):
         if self.folder:
             stage, accuracy = self.stage, row["test_accuracy"]
             epoch, epochs = stage.before + row["epoch"], stage.total or self.epochs
-            run_folder.report(self.folder, stage.name, epoch, epochs, accuracy)
+            run_folder.write_progress(self.folder, stage.name, epoch, epochs, accuracy)
             if row["epoch"]:
                 run_folder.note_captured(self.folder, self.step is not None and self.step.captured)
 

@@ -1,9 +1,10 @@
-"""Training with torchbearer: the trial, its closure and metric, and what keeps its traps shut."""
+"""Training with torchbearer: its trial, closure and metric, workarounds for its pitfalls."""
 
 from __future__ import annotations
 
 import functools
 import time
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,11 +24,24 @@ from common.training.callbacks import ApplyMasks, Bar, History, Measure, Recorde
 from common.training.protocols import Protocol
 
 
+class Batches(typing.Protocol):
+    """What a training goes over: an epoch of (images, labels) at a time, as `datasets.Loader`.
+
+    epoch: the number of the next one. labels: of all images of the epoch.
+    """
+
+    epoch: int
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
 def train(
     model: nn.Module,
     masks: Masks,
-    train_data,
-    test_data,
+    train_data: Batches,
+    test_data: Batches,
     hyper: Protocol,
     epochs: int,
     precision: str,
@@ -40,8 +54,8 @@ def train(
 ) -> History:
     """Train the masked `model` for `epochs`; its pruned weights stay zero throughout.
 
-    train_data, test_data: loaders of (images, labels) on the model's device. `precision`: float32,
-    or bfloat16 / float16 for autocast around the forward pass (the weights stay float32).
+    train_data, test_data: on the model's device. precision: float32, or bfloat16 / float16 for
+    autocast around the forward pass (the weights stay float32).
     folder: where a run leaves its progress and, every two minutes, a checkpoint from which the same
     call continues with the result an uninterrupted run would have had. progress: a title for a
     progress bar, shown when a person watches. stage: which one it is, of a run that trains several
@@ -67,8 +81,8 @@ def train(
         closure = steps.replaying(recorder.step)
     if progress and environment.person_watches():
         callbacks.append(Bar(progress, epochs))
-    framed, metrics = steps.Framed(model, precision), [_LossAndAccuracy("train")]
-    trial = _Trial(framed, optimizer, F.cross_entropy, metrics, callbacks)
+    autocast_model, metrics = steps.AutocastModel(model, precision), [_LossAndAccuracy("train")]
+    trial = _Trial(autocast_model, optimizer, F.cross_entropy, metrics, callbacks)
     trial.with_train_generator(train_data).with_closure(closure)
     done = recorder.resume(model, masks)
     if not done:
@@ -89,16 +103,16 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data, precision: str = "float32") -> dict[str, float]:
+def evaluate(model: nn.Module, data: Batches, precision: str = "float32") -> dict[str, float]:
     """{`test_loss`, `test_accuracy` in percent} of the model in eval mode; its modes stay.
 
     A loop of its own: torchbearer's evaluation calls a network that fails a second time and then
     raises an exception of another type.
     """
-    framed, metric = steps.Framed(model, precision), _LossAndAccuracy("test")
+    autocast_model, metric = steps.AutocastModel(model, precision), _LossAndAccuracy("test")
     with in_mode(model, training=False):
         for images, labels in data:
-            logits = framed(images)
+            logits = autocast_model(images)
             metric.add(F.cross_entropy(logits, labels), logits, labels)
     return metric.means()
 

@@ -94,7 +94,7 @@ class Protocol:
         last = self.learning_rate_at(max(self.epochs - 1, 0))
         return replace(self, learning_rate=last, milestones=(), schedule="steps", warmup=0)
 
-    def described(self) -> str:
+    def schedule_in_words(self) -> str:
         """The learning rate and its schedule, in words."""
         told = f"{self.learning_rate:g}" + f", reached in {self.warmup} epochs" * bool(self.warmup)
         if self.schedule == "linear":

@@ -29,10 +29,10 @@ def whole_step(
 ) -> cuda_graphs.Step:
     """(images, labels) -> (loss, logits) after a step with all that belongs to it: forward, loss,
     backward, the optimizer, the masks of the `pairs` (weight, mask)."""
-    framed = Framed(model, precision)
+    autocast_model = AutocastModel(model, precision)
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = framed(images)
+        logits = autocast_model(images)
         loss = F.cross_entropy(logits, labels)
         scaled(optimizer, loss).backward()
         getattr(optimizer, "update", optimizer.step)()
@@ -135,7 +135,7 @@ class ScaledSGD(torch.optim.SGD):
         self.scaler.update()
 
 
-class Framed(nn.Module):
+class AutocastModel(nn.Module):
     """The model under autocast, its logits in float32."""
 
     def __init__(self, model: nn.Module, precision: str) -> None:
