@@ -69,8 +69,8 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def parse(ablation: str) -> Mapping[str, Callable]:
-    """`"shuffle+reinit"` -> {what each acts on: its function}. Raises ConfigurationError for an unknown
-    name or two that act on the same, of which only one could show."""
+    """`"shuffle+reinit"` -> {what each acts on: its function}. Raises ConfigurationError for
+    an unknown name or two that act on the same, of which only one could show."""
     names = [name.strip() for name in str(ablation).split("+")]
     for name in names:
         if name not in ABLATIONS:
