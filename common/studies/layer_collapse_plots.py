@@ -186,7 +186,7 @@ def coverage(summary: pd.DataFrame) -> str:
 def _lines(table: pd.DataFrame) -> list[tuple]:
     """(method, iterations, images_per_class) in the suite's order."""
     found = set(table[_LINE].itertuples(index=False, name=None))
-    order = list(METHODS)
+    order = style.ordered((line[0] for line in found), METHODS)
     return sorted(found, key=lambda l: (order.index(l[0]), l[1], -l[2]))
 
 
