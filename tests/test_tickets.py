@@ -445,7 +445,7 @@ def test_a_run_killed_in_any_level_goes_on_to_the_same_result(
     assert_same_tables(untimed(alone.experiment.folder), untimed(again.experiment.folder))
     assert_same_state(cache.copy_state(alone.model), cache.copy_state(again.model))
     assert sorted(path.name for path in again.experiment.folder.iterdir()) == [
-        *("epochs.csv", "layers.csv", "levels.csv", "run.json", "summary.csv")
+        *("epochs.csv", "layers.csv", "levels.csv", "masks.safetensors", "run.json", "summary.csv")
     ]
 
 
