@@ -48,7 +48,7 @@ class There(torch.Tensor):
             result = function(*arguments, **options)
             if leaves:
                 return result.as_subclass(torch.Tensor).clone()
-        if any(result is one for one in given):  # in place
+        if function is not torch.Tensor.to and any(result is one for one in given):  # in place
             return result
         return tree_map(lambda one: _there(one, function), result)
 
@@ -132,4 +132,4 @@ def _there(value: object, function: object) -> object:
 def _refuse_two_devices(function, given: list) -> None:
     for one in given:
         if isinstance(one, torch.Tensor) and not isinstance(one, There) and one.dim():
-            raise TypeError(f"{getattr(function, '__name__', function)}: tensors of two devices")
+            raise RuntimeError(f"{getattr(function, '__name__', function)}: tensors of two devices")

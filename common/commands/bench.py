@@ -241,7 +241,7 @@ def _whole_steps(
     """
     device = images.device
     made = [_whole_step(model, precision, captured, compiled) for _ in range(number)]
-    streams = [torch.cuda.Stream(device) if apart else None for _ in made]
+    streams = [torch.cuda.Stream(device) if apart and images.is_cuda else None for _ in made]
     trying = cuda_graphs.fastest_convolutions if fastest else contextlib.nullcontext
 
     def epoch() -> None:
