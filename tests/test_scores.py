@@ -429,3 +429,12 @@ def test_random_scores_are_uniform_and_follow_their_generator(residual):
     many = scores.random(nn.Linear(300, 300), Context(generator=generator(0, "test")))["weight"]
     counts = torch.histc(many, 10, 0, 1)
     assert (counts - 9000).abs().max() < 5 * (9000 * 0.9) ** 0.5
+
+
+def test_squares_of_small_weights_are_taken_in_float64():
+    model = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1e-30], [3e-30]]))
+    found = scores.synflow_l2(model, Context(shape=(1,)))["weight"].flatten()
+    expected = model.weight.detach().double().flatten() ** 2  # 1e-60: zero in float32
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)

@@ -24,7 +24,7 @@ from common.base.errors import ConfigurationError, NotebookError
 from common.base.files import write_atomically
 from common.base.paths import ROOT
 from common.base.version import is_commit
-from common.commands.notebooks import RENDERED, write
+from common.commands.notebooks import RENDERED, merge_parameters, write
 from common.results import collected, reference
 from common.results.collected import Keys
 from common.sweep.execute import run_notebook
@@ -141,7 +141,7 @@ def with_tables(text: str, tables: dict[str, pd.DataFrame]) -> str:
 
 def cleaned(path: Path) -> nbformat.NotebookNode:
     """An executed notebook without what only its machine and its moment needed: times, widgets,
-    versions of the kernel, folders among the parameters."""
+    versions of the kernel, folders among the parameters; these with the values used."""
     notebook = nbformat.read(path, as_version=4)
     for key in ("papermill", "widgets"):
         notebook.metadata.pop(key, None)
@@ -151,9 +151,7 @@ def cleaned(path: Path) -> nbformat.NotebookNode:
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags"):
             cell.metadata.pop("tags", None)
-        elif "injected-parameters" in cell.metadata["tags"]:
-            lines = cell.source.splitlines()
-            cell.source = "\n".join(line for line in lines if not line.startswith(_PLACES)).rstrip()
+    merge_parameters(notebook, hidden=_PLACES)
     return notebook
 
 

@@ -11,6 +11,8 @@ by_sparsity(numbers)                                        one of them as a pag
 beside_published(summary, reference), published_table(both) ours beside published numbers
 orders_compared(both), orders_table(orders)                 and the order of methods
 facts(rows)           a table of names and values
+drawing(run)          draws in the run's colours, and never fails
+outcome(run)          what it came to, beside dense and random networks
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
 """
@@ -34,6 +36,7 @@ from common.plots.effects import against_random, effects
 from common.plots.facts import facts
 from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.masks import mask_image
+from common.plots.one_run import drawing, outcome
 from common.plots.runs import cost, training_curves
 from common.plots.scores import score_histograms
 from common.plots.style import save
@@ -49,6 +52,7 @@ __all__ = [
     "by_sparsity",
     "concentration",
     "cost",
+    "drawing",
     "effects",
     "facts",
     "layer_densities",
@@ -58,6 +62,7 @@ __all__ = [
     "network_name",
     "orders_compared",
     "orders_table",
+    "outcome",
     "predicted_densities",
     "published_table",
     "random_compared",

@@ -21,12 +21,17 @@ def training_curves(
 ) -> Figure:
     """Test accuracy and training loss (logarithmic) against epoch.
 
-    Without a summary, `epochs` is one run's table, `method` its hue. With it: a row of panels per
+    What was not trained at all has no curve, and is said in words. Without a summary, `epochs` is
+    one run's table, `method` its hue. With it: a row of panels per
     ablation, a line per method and run, at the sparsity nearest to `sparsity`, the dense runs in
     black. Raises ConfigurationError for an empty table or several networks.
     """
+    trained = epochs["epoch"].max() > 0
     if summary is None:
         run = tables.single_run(epochs, "epochs", method)
+        if not trained:
+            accuracy = run["test_accuracy"].iloc[0]
+            return style.sentence(f"Not trained: {accuracy:.1f} % test accuracy, as it was pruned.")
         figure = style.new_figure(3.1)
         for axes, column in zip(
             figure.subplots(1, 2), ("test_accuracy", "train_loss"), strict=True
@@ -38,6 +43,8 @@ def training_curves(
     level = tables.nearest(runs["sparsity"], sparsity)
     runs = runs[(runs["sparsity"] == level) | tables.is_dense(runs)]
     rows = tables.joined(epochs, runs)
+    if not trained:
+        return style.sentence("No training curves: no run was trained (epochs=0).")
     pruned, dense = rows[~tables.is_dense(rows)], rows[tables.is_dense(rows)]
     shown = tables.ablations(pruned) or ["none"]
     figure = style.new_figure(0.9 + 2.2 * len(shown))
@@ -83,9 +90,15 @@ def cost(summary: pd.DataFrame) -> Figure:
     ]
     if len(dense := runs[tables.is_dense(runs)]):
         groups.insert(0, ("Dense network", style.INK, dense))
+    # Nothing was trained where epochs=0.
+    columns = {name: label for name, label in columns.items() if runs[name].max() > 0}
+    if not columns:
+        return style.sentence("No times: no run pruned or trained anything.")
     figure = style.new_figure(1.2 + 0.34 * len(groups))
     for axes, (column, label) in zip(
-        figure.subplots(1, 3, sharey=True), columns.items(), strict=True
+        figure.subplots(1, len(columns), sharey=True, squeeze=False)[0],
+        columns.items(),
+        strict=True,
     ):
         for height, (name, hue, rows) in enumerate(groups):
             values = rows[column].dropna()

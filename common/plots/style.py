@@ -104,10 +104,18 @@ class Picture(Figure):
         a third of the bytes: executed notebooks stay light."""
         from IPython.display import display
 
-        picture, small = io.BytesIO(), io.BytesIO()
-        self.savefig(picture, format="png", dpi=SHOWN_DPI)
-        Image.open(picture).convert("RGB").quantize(128).save(small, "png", optimize=True)
+        small = io.BytesIO()
+        colours = Image.open(as_png(self)).convert("RGB").quantize(128)
+        colours.save(small, "png", optimize=True)
         display({"image/png": small.getvalue(), "text/plain": repr(self)}, raw=True)
+
+
+def as_png(figure: Figure) -> io.BytesIO:
+    """The figure as a notebook shows it."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=SHOWN_DPI)
+    picture.seek(0)
+    return picture
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -128,6 +136,15 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
 def new_figure(height: float, width: float = WIDTH) -> Picture:
     """An empty figure, `width` x `height` inches, that arranges its own panels."""
     return Picture(figsize=(width, height), layout="constrained")
+
+
+@styled
+def sentence(text: str) -> Picture:
+    """A figure that says in words why there is none."""
+    lines = textwrap.wrap(text, 130)[:8]
+    figure = Picture(figsize=(WIDTH, 0.3 + 0.2 * len(lines)))
+    figure.text(0.01, 0.5, "\n".join(lines), va="center", color=GREY)
+    return figure
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:

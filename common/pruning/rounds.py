@@ -93,6 +93,7 @@ def prune_ablated(
     ablation: str,
     seed: int,
     first: Scores | None = None,
+    observe: Callable[[Round], None] | None = None,
 ) -> Masks:
     """`prune_rounds` with an ablation (see ablations.py): on the scores of every round, on the
     final masks, or on the weights that these are applied to.
@@ -110,9 +111,8 @@ def prune_ablated(
         dense = (
             {n: w.detach().clone() for n, w in prunable(model).items()} if "masks" in stages else {}
         )
-        masks = prune_rounds(
-            model, method, sparsity, context, transform=stages.get("scores"), first=first
-        )
+        rounds = {"transform": stages.get("scores"), "first": first, "observe": observe}
+        masks = prune_rounds(model, method, sparsity, context, **rounds)
         if "masks" in stages:
             masks = stages["masks"](masks, generator(seed, "mask shuffle"))
             masks = masking.like_weights(model, masks)
