@@ -93,7 +93,7 @@ def damage(folder, kind):
             (folder / "epochs.csv").write_text(text.replace("1.5", "1e9999999999"))
         case "another sparsity":
             text = (folder / "summary.csv").read_text()
-            (folder / "summary.csv").write_text(text.replace(",0.5,", ",0.25,"))
+            (folder / "summary.csv").write_text(text.replace("bad", "a_sparsity0.25_seed0"))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def damage(folder, kind):
     [
         ("unfinished", "unfinished: no summary.csv"),
         ("no finite number", "damaged: epochs.csv has no numbers in learning_rate"),
-        ("another sparsity", "damaged: summary.csv has sparsity 0.25, not 0.5"),
+        ("another sparsity", "damaged: summary.csv has sparsity 0.5, not 0.25"),
         ("no epochs", "damaged: no epochs.csv"),
         ("empty", "damaged: layers.csv: "),
         ("no rows", "damaged: epochs.csv has other columns or no rows"),
