@@ -19,8 +19,8 @@ from rich.console import Console
 from common.base.files import write_probe
 from common.sweep import report
 from common.sweep.dask.cluster import Cluster
-from common.sweep.job import Job
 from common.sweep.loop import Sweep
+from common.sweep.plan import Job
 from common.sweep.pool import Local
 from common.sweep.slots import slots
 
@@ -96,7 +96,7 @@ def main() -> int:
     pool = Local(slots(["cpu"], int(workers))) if local else Cluster(workers, root)
     ended = Sweep(jobs, since, console, deadline).run(pool)
     report.show_failures(ended.failed, console)
-    print(f"done {ended.done}, failed {len(ended.failed)}, left {len(ended.left)}")
+    print(f"done {ended.done}, failed {len(ended.failed)}, left {len(ended.unfinished)}")
     print(f"out of time: {ended.out_of_time}, trouble: {ended.trouble}")
     return ended.status
 

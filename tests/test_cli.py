@@ -22,7 +22,7 @@ from common.base import version
 from common.base.errors import ConfigurationError
 from common.base.paths import ROOT, TRIALS
 from common.base.version import code_version
-from common.commands import compare, doctor
+from common.commands import doctor
 from common.results import run_folder
 from common.results.schema import EPOCHS, LAYERS, SUMMARY
 from common.runs.experiment import PARAMETERS, from_notebook
@@ -221,7 +221,7 @@ def test_compare_shows_what_differs(tmp_path: Path, capsys: pytest.CaptureFixtur
     # Of eight weights four and six, three of them the same: 3 / 7. By chance 3/8 / (7/8) = 3 / 7.
     kept = [torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]), torch.tensor([1, 1, 1, 0, 1, 1, 1, 0])]
     for folder, mask in zip((first, second), kept, strict=True):
-        pruning.save_masks({"conv.weight": mask.bool()}, folder / compare.MASKS)
+        pruning.save_masks({"conv.weight": mask.bool()}, folder / run_folder.MASKS)
     assert call("compare", "tiny/SNIP/a", second, "--results", tmp_path) == 0
     output = capsys.readouterr().out
     assert "No overlap" not in output
@@ -491,12 +491,12 @@ def test_per_gpu_without_a_gpu(capsys: pytest.CaptureFixture, tmp_path: Path) ->
 
 def test_runs_short_of_memory_share_less() -> None:
     places = [slots.Slot({"CUDA_VISIBLE_DEVICES": gpu}) for gpu in ("0", "1", "0", "1")]
-    fewer = pool.Local(places).alone()
+    fewer = pool.Local(places).retry_pool()
     assert fewer.capacity() == 2
-    assert fewer.alone().capacity() == 1
-    assert fewer.alone().alone() is None
-    assert pool.Local([slots.Slot({})] * 3).alone().capacity() == 1
-    assert pool.Local([slots.Slot({})]).alone() is None
+    assert fewer.retry_pool().capacity() == 1
+    assert fewer.retry_pool().retry_pool() is None
+    assert pool.Local([slots.Slot({})] * 3).retry_pool().capacity() == 1
+    assert pool.Local([slots.Slot({})]).retry_pool() is None
 
 
 @pytest.mark.parametrize(

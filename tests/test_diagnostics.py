@@ -62,12 +62,14 @@ def test_multiply_adds_of_a_residual_network(network):
 
 
 class Odd(nn.Module):
-    """Layers of every kind, one of them used twice."""
+    """Layers of every kind, one of them used twice, its weight a third time."""
 
     def __init__(self):
         super().__init__()
         self.strided = nn.Conv2d(3, 8, 3, stride=2, padding=1)  # 9 x 9 -> 5 x 5
         self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.tied = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.tied.weight = self.grouped.weight
         self.transposed = nn.ConvTranspose2d(8, 4, 2, stride=2)  # 5 x 5 -> 10 x 10
         self.line = nn.Conv1d(4, 6, 3)  # 100 -> 98
         self.sequence = nn.Linear(98, 7)  # at each of 6 places
@@ -75,7 +77,7 @@ class Odd(nn.Module):
         self.norm = nn.BatchNorm2d(8)
 
     def forward(self, x):
-        x = self.grouped(self.grouped(self.norm(self.strided(x))))
+        x = self.tied(self.grouped(self.grouped(self.norm(self.strided(x)))))
         return self.sequence(self.line(self.transposed(x).flatten(2)))
 
 
@@ -85,7 +87,7 @@ def test_multiply_adds_by_hand(dtype):
     model.norm.eval()
     assert multiply_adds(model, (3, 9, 9)) == {
         "strided.weight": 8 * 3 * 9 * 25,
-        "grouped.weight": 2 * 8 * 2 * 9 * 25,
+        "grouped.weight": 3 * 8 * 2 * 9 * 25,
         "transposed.weight": 8 * 4 * 4 * 25,
         "line.weight": 6 * 4 * 3 * 98,
         "sequence.weight": 7 * 98 * 6,

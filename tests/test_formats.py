@@ -6,12 +6,13 @@ import copy
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as torch_prune
 
+import trials.__main__ as cli
 from common.base.errors import ConfigurationError
 from common.pruning import (
     about_masks,
@@ -25,6 +26,9 @@ from common.pruning import (
     save_masks,
     to_torch_prune,
 )
+from common.pruning.formats import FORMS
+from common.runs.experiment import configure
+from common.runs.run import Run
 
 
 def assert_same(found, expected):
@@ -80,11 +84,11 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "masks"
     save_masks({"weight": torch.ones(3, dtype=torch.bool)}, path)
 
-    def fail(tensors, temporary, metadata):
-        temporary.write_bytes(b"half of")
+    def fail(temporary, content):
+        temporary.open("wb").write(content[:9])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("common.pruning.formats.save_file", fail)
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
     with pytest.raises(KeyboardInterrupt):
         save_masks({"weight": torch.zeros(3, dtype=torch.bool)}, path)
     assert load_masks(path)["weight"].all()
@@ -102,6 +106,55 @@ def test_files_that_hold_no_masks(tmp_path):
         load_masks(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("ablation", ["none", "reinit"])
+def test_a_run_keeps_its_masks_and_they_come_out_in_every_form(tmp_path, capsys, ablation):
+    given = {"ablation": ablation, "epochs": 0, "device": "cpu", "seed": 1}
+    run = Run(configure("SNIP", results_dir=tmp_path, **given))
+    masks = run.prune()
+    folder = run.experiment.folder
+    path = folder / "masks.safetensors"
+    bits = sum(mask.numel() for mask in masks.values())
+    assert bits / 8 < path.stat().st_size < bits / 8 + 2000
+    assert_same(load_masks(path), masks)
+    run.train()
+    run.save()
+    for form in FORMS:
+        target = tmp_path / form
+        arguments = ["masks", "export", folder, "--as", form, "--to", target]
+        assert cli.main(list(map(str, arguments))) == 0
+        assert_same(load_masks(target), masks)
+        assert about_masks(target) == {"method": "SNIP", "run_id": run.experiment.run_id}
+    state = load_file(tmp_path / "state_dict")
+    pruned = run.model.state_dict()  # and not trained
+    assert_same(dict(sorted(state.items())), dict(sorted(pruned.items())))
+    other = run.network.build()
+    to_torch_prune(other, {name: torch.ones_like(mask) for name, mask in masks.items()})
+    other.load_state_dict(load_file(tmp_path / "torch_prune"))
+    for name, mask in from_torch_prune(other).items():
+        assert torch.equal(mask, masks[name])
+        assert torch.equal(other.get_parameter(name), state[name])
+
+
+@pytest.mark.parametrize(
+    ("notes", "says"),
+    [
+        ({"masks": "bits", "shapes": '{"a": [9]}'}, "1 x torch.uint8 for 9 bits"),
+        ({"masks": "bits", "shapes": '{"b": [8]}'}, "'b'"),
+        ({"masks": "torch_prune", "shapes": "{"}, "its masks are not those"),
+    ],
+)
+def test_files_that_tell_of_other_masks(tmp_path, notes, says):
+    save_file({"a": torch.zeros(1, dtype=torch.uint8)}, tmp_path / "bits", metadata=notes)
+    with pytest.raises(ConfigurationError, match=says):
+        load_masks(tmp_path / "bits")
+
+
+def test_nothing_is_unpickled(tmp_path):
+    torch.save({"a": torch.ones(1, dtype=torch.bool)}, tmp_path / "masks.pt")
+    with pytest.raises(ConfigurationError, match="no other is read"):
+        load_masks(tmp_path / "masks.pt")
+
+
 # Fit
 
 
@@ -117,8 +170,8 @@ def test_masks_that_do_not_fit(residual):
             ConfigurationError, match=r"linear.weight is \(3, 16\), its mask \(1, 16\)"
         ):
             use(residual, broadcast)
-    with pytest.raises(ConfigurationError, match=r"on meta, the weight on cpu.*like_weights"):
-        apply(residual, {name: mask.to("meta") for name, mask in masks.items()})
+    with pytest.raises(ConfigurationError, match=r"on cpu, the weight on meta.*like_weights"):
+        apply(copy.deepcopy(residual).to("meta"), masks)
     assert all(torch.equal(value, before[name]) for name, value in residual.state_dict().items())
 
 

@@ -19,6 +19,7 @@ FLOORS = (
     ("tickets", "structured"),
     ("studies",),
     ("sweep",),
+    ("check",),
     ("commands",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -13,12 +13,11 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from helpers import TIMED
 
 from common.base.paths import ROOT
 from common.results.collected import collect
 
-TIMED = ["prune_seconds", "train_seconds", "images_per_second", "started_at", "seconds"]
-TIMED += ["code_version"]  # a commit may be made meanwhile
 KILLS = 12
 PATIENCE = 400  # seconds; an upper limit for a loaded machine
 # What of a batch is killed, by what its command line holds.
@@ -43,7 +42,7 @@ def collected(root: Path) -> list[pd.DataFrame]:
     found = collect(root / "quick")
     assert found.left_out == []
     tables = (found.summary, found.epochs, found.layers)
-    return [table.drop(columns=TIMED, errors="ignore") for table in tables]
+    return [table.drop(columns=[*TIMED, "code_version"], errors="ignore") for table in tables]
 
 
 def family(sweep: subprocess.Popen) -> list[psutil.Process]:

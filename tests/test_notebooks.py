@@ -24,7 +24,7 @@ from common.runs.registry import names
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = notebooks.sources()
 TYPES = {"boolean": bool, "integer": int, "number": float, "slider": float, "string": str}
-WITH_COPY = [path for path in SOURCES if path.with_name(notebooks.RENDERED).is_file()]
+WITH_COPY = [path for path in SOURCES if notebooks.rendered_copy(path).is_file()]
 TRIALS = {method: ROOT / "trials" / method / f"{method}.ipynb" for method in names()}
 
 
@@ -191,7 +191,7 @@ def test_runs_through_papermill(method, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", WITH_COPY, ids=lambda path: path.stem)
 def test_the_rendered_copy_is_the_source_executed(source):
-    path = source.with_name(notebooks.RENDERED)
+    path = notebooks.rendered_copy(source)
     rendered, written = read(path), read(source)
     assert notebooks.carry_over(rendered, written) == rendered, "trials render --text mends it"
     code = [cell for cell in rendered.cells if cell.cell_type == "code"]

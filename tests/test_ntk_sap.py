@@ -7,6 +7,7 @@ import dataclasses
 
 import pytest
 import torch
+from helpers import assert_same
 from torch import nn
 from torch.func import functional_call, jacrev
 
@@ -41,12 +42,6 @@ def context(model: nn.Module, seed: int = 0, **options) -> Context:
 
 def half(model: nn.Module) -> dict:
     return {name: torch.rand_like(w) < 0.5 for name, w in prunable(model).items()}
-
-
-def assert_same(found: dict, expected: dict, **tolerance) -> None:
-    assert list(found) == list(expected)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, **tolerance)
 
 
 def masked(model: nn.Module, masks: dict) -> nn.Module:
@@ -260,6 +255,7 @@ def test_it_says_what_it_lacks(residual):
     assert all(torch.equal(value, before[name]) for name, value in residual.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_run_on_digits(tmp_path, monkeypatch):
     quick = dataclasses.replace(METHODS["ntk_sap"][""], iterations=4)
     monkeypatch.setitem(METHODS["ntk_sap"], "", quick)

@@ -109,16 +109,16 @@ def legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_lines_of_accuracy_are_means_over_seeds_at_the_weights_remaining():
+def test_lines_of_accuracy_are_means_over_seeds_at_the_weights_removed():
     summary, _, _ = made_up()
     figure = plots.accuracy_by_ablation(summary)
     for method, title in (("SNIP", "SNIP"), ("synflow", "SynFlow")):
         for ablation in ("none", "invert"):
             rows = summary[(summary["method"] == method) & (summary["ablation"] == ablation)]
             means = [rows[rows["sparsity"] == s]["test_accuracy"].mean() for s in (0.5, 0.9)]
-            assert has_curve(panel(figure, title), [50, 10], means)
+            assert has_curve(panel(figure, title), [50, 90], means)
     together = plots.methods_together(summary, ["invert"])
-    assert has_curve(together.axes[0], [50, 10], [10, 10])
+    assert has_curve(together.axes[0], [50, 90], [10, 10])
 
 
 def test_bars_are_intervals_of_the_mean_over_seeds_and_stand_side_by_side():
@@ -136,11 +136,11 @@ def test_bars_are_intervals_of_the_mean_over_seeds_and_stand_side_by_side():
     assert tuple(band.get_bbox().intervaly) == pytest.approx(interval(dense))
 
 
-def test_one_seed_has_no_bar_and_its_place_at_the_weights_remaining():
+def test_one_seed_has_no_bar_and_its_place_at_the_weights_removed():
     summary, _, _ = made_up(seeds=(4,))
     figure = plots.accuracy_by_ablation(summary)
     means = summary.query("method == 'SNIP' and ablation == 'none' and sparsity > 0")
-    assert has_line(panel(figure, "SNIP"), [50, 10], means["test_accuracy"])
+    assert has_line(panel(figure, "SNIP"), [50, 90], means["test_accuracy"])
     assert bars(panel(figure, "SNIP")) == []
     assert "interval" not in caption(figure)
     some = made_up()[0].query("ablation == 'none' or seed == 0")
@@ -154,7 +154,7 @@ def test_many_points_share_a_band():
     assert bars(axes) == []
     (first, *_) = (c for c in axes.collections if isinstance(c, PolyCollection))
     values = summary.query("method == 'SNIP' and ablation == 'invert' and sparsity == 0.1")
-    edges = [y for x, y in first.get_paths()[0].vertices if np.isclose(x, 90)]
+    edges = [y for x, y in first.get_paths()[0].vertices if np.isclose(x, 10)]
     assert (min(edges), max(edges)) == pytest.approx(interval(values["test_accuracy"]))
 
 
@@ -167,10 +167,10 @@ def test_every_run_lies_within_the_limits_and_axes_are_labelled():
         assert low <= 0
         assert high >= 100
         left, right = axes.get_xlim()
-        assert left > 70
-        assert right < 0.1
+        assert left < 30
+        assert 99.9 < right < 100
     assert full[0].get_ylabel() == "Test accuracy, best epoch (%)"
-    assert "Weights remaining (%)" in {axes.get_xlabel() for axes in figure.axes}
+    assert "Weights removed (%)" in {axes.get_xlabel() for axes in figure.axes}
 
 
 def test_methods_with_an_ablation_have_a_panel_and_random_pruning_a_line_in_each():
@@ -180,7 +180,7 @@ def test_methods_with_an_ablation_have_a_panel_and_random_pruning_a_line_in_each
     figure = plots.accuracy_by_ablation(pd.concat([ablated, plain], ignore_index=True))
     assert [title for title in titles(figure) if title] == ["SNIP", "SynFlow", "NTK-SAP"]
     for title in ("SNIP", "SynFlow", "NTK-SAP"):
-        assert has_curve(panel(figure, title), [50, 10], [33, 33])
+        assert has_curve(panel(figure, title), [50, 90], [33, 33])
     assert "random pruning" in legend(figure)
     assert "39 runs" in caption(figure), "27 of the two, 6 of random pruning, 6 of NTK-SAP"
     alone = plots.accuracy_by_ablation(plain)
@@ -198,7 +198,7 @@ def test_random_pruning_stands_beside_the_ablations_of_others():
         for method in ("SNIP", "random"):
             rows = whole[(whole["method"] == method) & (whole["ablation"] == ablation)]
             means = rows[rows["sparsity"] > 0].groupby("sparsity")["test_accuracy"].mean()
-            assert has_curve(figure.axes[left_titles(figure).index(title)], [50, 10], means)
+            assert has_curve(figure.axes[left_titles(figure).index(title)], [50, 90], means)
 
 
 def test_methods_without_an_ablation_share_the_last_panel():
@@ -207,8 +207,8 @@ def test_methods_without_an_ablation_share_the_last_panel():
     runs = pd.concat([made_up(["SNIP"])[0], plain], ignore_index=True)
     figure = plots.accuracy_by_ablation(runs)
     assert [title for title in titles(figure) if title] == ["SNIP", "NTK-SAP, ProsPr"]
-    assert has_curve(panel(figure, "NTK-SAP, ProsPr"), [50, 10], [44, 44])
-    assert not has_curve(panel(figure, "SNIP"), [50, 10], [44, 44])
+    assert has_curve(panel(figure, "NTK-SAP, ProsPr"), [50, 90], [44, 44])
+    assert not has_curve(panel(figure, "SNIP"), [50, 90], [44, 44])
     assert {"NTK-SAP", "ProsPr", "random pruning", "dense network"} <= set(legend(figure))
 
 
@@ -302,8 +302,8 @@ def test_variants_are_methods_of_their_own():
     plain, other = made_up(["synflow"], ("none",))[0], made_up(["synflow"], ("none",))[0]
     other = other.assign(variant="one_shot", test_accuracy=50.0)
     figure = plots.accuracy_by_ablation(pd.concat([plain, other]))
-    assert has_line(panel(figure, "SynFlow (one shot)"), [50, 10], [50, 50])
-    assert not has_line(panel(figure, "SynFlow"), [50, 10], [50, 50])
+    assert has_line(panel(figure, "SynFlow (one shot)"), [50, 90], [50, 50])
+    assert not has_line(panel(figure, "SynFlow"), [50, 90], [50, 50])
 
 
 def test_captions_count_runs_and_seeds_and_call_what_differs_mixed():
@@ -422,6 +422,41 @@ def test_training_curves_are_the_runs_nearest_to_the_sparsity():
     )
 
 
+def test_trainings_that_coincide_are_drawn_side_by_side_each_with_its_mark():
+    summary, epochs, _ = made_up(["SNIP", "synflow"], ("none",), (0.9,), (0,), dense=False)
+    same = epochs.assign(test_accuracy=10.0, train_loss=2.3)
+    for axes in plots.training_curves(same, summary).axes:
+        first, second = axes.lines
+        heights = [line.get_transform().transform((1, 2))[1] for line in (first, second)]
+        assert heights[1] - heights[0] > 1
+        assert (first.get_marker(), second.get_marker()) == ("s", "D")
+        assert axes.get_xlim()[1] > 2
+        low, high = axes.get_ylim()
+        assert len([tick for tick in axes.get_yticks() if low <= tick <= high]) >= 3
+
+
+def test_cost_is_seconds_and_epochs_of_training_on_one_device():
+    summary = made_up(["SNIP"], ("none",), (0.9,), (0, 1), dense=False)[0]
+    summary.loc[1, ["device", "train_seconds"]] = ["cuda: made up", 1.0]
+    figure = plots.cost(summary)
+    assert left_titles(figure)[::2] == ["cpu: made up", "cuda: made up"]
+    for pair, share in ((figure.axes[:2], 0.5 / (10 / 2)), (figure.axes[2:], 0.5 / (1 / 2))):
+        assert [axes.lines[0].get_xdata()[0] for axes in pair] == [0.5, share]
+
+
+def test_a_shown_picture_keeps_its_most_frequent_colours():
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    hues = [tuple(int(hue[i : i + 2], 16) for i in (1, 3, 5)) for hue in style.COLOURS.values()]
+    for row, hue in enumerate(hues):
+        pixels[row] = hue
+    reduced = style.fewer_colours(Image.fromarray(pixels), 32)
+    assert (reduced.mode, len(reduced.getcolors())) == ("P", 32)
+    assert (np.asarray(reduced.convert("RGB"))[: len(hues)] == pixels[: len(hues)]).all()
+
+
 def test_runs_of_other_networks_share_no_figure_but_are_told_apart():
     both = pd.concat([made_up()[0], made_up(dataset="cifar100", seeds=(0,))[0]])
     with pytest.raises(ConfigurationError, match=r"dataset: .*cifar10, cifar100"):
@@ -461,8 +496,14 @@ def test_score_histograms_count_every_score():
     assert f"{100 * kept:.3g}% kept, {100 * negative:.3g}% negative" in notes
     assert f"{100 * masks['b.weight'].double().mean():.3g}% kept, 30% zero" in notes
     assert f"2 layers, 2,100 scores, {sum(int(m.sum()) for m in masks.values())}" in caption(figure)
-    layer = plots.scores._Layer("b", scores["b.weight"], None)
-    edges = np.linspace(-1.0, 0.0, plots.scores.BINS + 1)
+    line = plots.score_histograms(scores, sparsity=0.75).axes[0].lines[-1]
+    below = (
+        torch.cat([s.flatten().abs() for s in scores.values()])
+        <= 1.0001 * 10 ** line.get_xdata()[0]
+    )
+    assert below.double().mean() == pytest.approx(0.75)
+    layer = plots.one_run._Layer("b", scores["b.weight"], None)
+    edges = np.linspace(-1.0, 0.0, plots.one_run.BINS + 1)
     assert layer.histogram(edges, torch.ones(100, dtype=torch.bool)).sum() == 70
 
 
@@ -586,7 +627,7 @@ def test_reference_curves_are_grey_named_cautioned_and_of_one_source():
     theirs = reference.curves("comp6258", "cifar10", "vgg16")
     figure = plots.accuracy_by_ablation(summary, theirs)
     rows = theirs.query("method == 'SNIP' and ablation == 'none' and sparsity > 0")
-    x, y = 100 * (1 - rows["sparsity"]), rows["test_accuracy"]
+    x, y = 100 * rows["sparsity"], rows["test_accuracy"]
     assert has_line(panel(figure, "SNIP"), x, y)
     assert not has_line(panel(figure, "GraSP"), x, y)
     assert "student reproduction (comp6258)" in legend(figure)

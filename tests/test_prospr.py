@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from helpers import assert_same
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -50,12 +51,6 @@ def scores_of(model: nn.Module, data) -> dict:
 def last_loss(model: nn.Module, data) -> torch.Tensor:
     images, labels = data[-1]
     return F.cross_entropy(trained(model, data)(images), labels).detach()
-
-
-def assert_same(found: dict, expected: dict, **tolerance) -> None:
-    assert list(found) == list(expected)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, **tolerance)
 
 
 def test_hyperparameters():
@@ -201,6 +196,7 @@ def test_it_says_what_it_lacks():
         scores_of(network(), [])
 
 
+@pytest.mark.slow
 def test_a_run_on_digits(tmp_path):
     def run(seed: int) -> Run:
         options = {"seed": seed, "epochs": 1, "device": "cpu", "results_dir": tmp_path / str(seed)}

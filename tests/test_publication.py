@@ -21,11 +21,8 @@ from trials.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in publish.PAGES}
 TABLES = sorted(FIGURES.glob("results/*/*.csv"))
-# A number, and where it stands: <!-- table; query; column -->, below figures/; the column may have
-# min, max or mean before it.
-QUOTED = re.compile(r"([+−-]?\d[\d,]*(?:\.\d+)?)(?: percent| points)?<!-- (.+?) -->", re.DOTALL)
 
 
 def published() -> dict:
@@ -49,7 +46,8 @@ def drawn_by(svg: str) -> str:
 def test_publishing_the_committed_tables_again_changes_nothing(tmp_path):
     home, (grid, source) = tmp_path / "home", (published()["grid"], published()["reference"])
     shutil.copytree(FIGURES, home / "figures")
-    shutil.copy(ROOT / "README.md", home)
+    for name in PAGES:
+        shutil.copy(ROOT / name, home / name)
     for drawn in [
         *home.glob("figures/*.png"),
         *home.glob("figures/*.svg"),
@@ -57,7 +55,8 @@ def test_publishing_the_committed_tables_again_changes_nothing(tmp_path):
     ]:
         drawn.unlink()
     publish.publish(FIGURES / "results" / grid, source, Console(quiet=True), home)
-    assert (home / "README.md").read_text(encoding="utf-8") == README
+    for name, text in PAGES.items():
+        assert (home / name).read_text(encoding="utf-8") == text
     again, before = home / "figures", FIGURES
     names = [sorted(p.name for p in folder.glob("*.*")) for folder in (before, again)]
     assert names[0] == names[1]
@@ -103,48 +102,33 @@ def test_every_result_is_of_a_known_state_of_the_code():
     assert folders == {path.parent for path in TABLES}
 
 
-def test_the_readme_shows_the_tables_of_what_is_published():
+def findings() -> dict[str, str]:
+    return pd.read_csv(FIGURES / "findings.csv", index_col="key")["text"].to_dict()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_show_the_tables_and_findings_of_what_is_published(name):
     summary = collect(FIGURES / "results" / published()["grid"]).summary
-    tables = publish.readme_tables(summary, published()["reference"])
-    assert publish.with_tables(README, tables) == README
-    assert set(re.findall(r"<!-- table: (\w+) -->", README)) == tables.keys()
+    tables = publish.page_tables(summary, published()["reference"])
+    assert publish.with_tables(PAGES[name], tables) == PAGES[name]
+    assert publish.with_findings(PAGES[name], findings()) == PAGES[name]
 
 
-def looked_up(reference: str) -> float:
-    name, query, column = (part.strip() for part in reference.split(";"))
-    table = pd.read_csv(FIGURES / f"{name}.csv")
-    rows = table.query(query)
-    how, _, which = column.partition(" ")
-    if not which:
-        how, which = "", column
-    assert len(rows) == 1 or (how and len(rows)), f"{len(rows)} rows: {reference}"
-    values = rows[which].astype(str).str.extract(r"^([+-]?[\d.]+(?:e[+-]?\d+)?)")[0].astype(float)
-    return float(values.agg(how) if how else values.iloc[0])
+@pytest.mark.parametrize("name", PAGES)
+def test_no_result_stands_on_a_page_without_its_table(name):
+    text = re.sub(r"<!-- (table|finding): .*?<!-- /\1 -->", "", PAGES[name], flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)|`[^`]*`|arXiv\s[\d.]+|Python [\d.]+ to [\d.]+", "", text)
+    # Accuracies, differences, counts of runs; the level of the intervals is none.
+    assert not re.findall(r"\d+\.\d+|[+−]\d|\d+ points|(?<!95) percent (?!t?-?interval)\d", text)
 
 
-def findings() -> str:
-    """The parts of the README that say what came out."""
-    top = README.partition("\n## ")[0]
-    return top + README.partition("## What we found")[2].partition("\n## ")[0]
-
-
-def test_every_number_that_the_readme_quotes_is_in_its_table():
-    quoted = QUOTED.findall(findings())
-    assert len(quoted) >= 10
-    for number, reference in quoted:
-        said = number.replace(",", "").replace("−", "-")
-        decimals = len(said.partition(".")[2])
-        cell = looked_up(reference)
-        assert float(said) == pytest.approx(round(cell, decimals), abs=1e-9), (
-            f"{number}: {reference}"
-        )
-
-
-def test_no_result_is_quoted_without_its_table():
-    text = re.sub(r"<!-- table: (\w+) -->.*?<!-- /table -->", "", findings(), flags=re.DOTALL)
-    text = QUOTED.sub("", text)
-    text = re.sub(r"\]\([^)]*\)|`[^`]*`|arXiv [\d.]+", "", text)  # addresses, code, papers
-    assert not re.findall(r"[+−-]?\d+\.\d+|\d+ percent|\d+ points", text)
+def test_a_sentence_that_no_notebook_computes_cannot_be_quoted():
+    text = "<!-- finding: a -->old<!-- /finding --> and <!-- finding: b --><!-- /finding -->"
+    after = publish.with_findings(text, {"a": "new", "b": "+1.0 [0.5, 1.5]", "c": "other"})
+    assert re.sub(r"<!--.*?-->", "", after) == "new and +1.0 [0.5, 1.5]"
+    with pytest.raises(ConfigurationError, match="no finding is called b"):
+        publish.with_findings(text, {"a": "new"})
 
 
 def row(**changes):
@@ -160,12 +144,14 @@ def test_results_of_uncommitted_code_are_not_published(version):
         publish.check(pd.DataFrame([row(), row(seed=1, code_version=version)]))
 
 
-def test_the_reference_that_the_readme_shows_is_asked_for(tmp_path):
+def test_the_reference_that_a_page_shows_is_asked_for(tmp_path):
     write_collected(collect(FIGURES / "results" / published()["grid"]), tmp_path / "grid")
-    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    (tmp_path / "README.md").write_text("<!-- table: published -->\n<!-- /table -->")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/README.md").touch()
     with pytest.raises(ConfigurationError, match=r"^--reference SOURCE is missing.*tanaka2020"):
         publish.publish(tmp_path / "grid", None, Console(quiet=True), tmp_path)
-    assert not (tmp_path / "figures").exists()
+    assert not (tmp_path / "figures/results").exists()
 
 
 def test_results_of_several_settings_are_not_published_together(tmp_path):
@@ -300,7 +286,7 @@ def test_a_grid_published_beside_another_keeps_earlier_runs_and_the_figures(tmp_
 
 
 def test_published_curves_are_for_the_figures(capsys):
-    assert main(["publish", "cpu", "--beside", "--reference", "mge2024"]) == 2
+    assert main(["publish", "mnist", "--beside", "--reference", "mge2024"]) == 2
     assert "--reference: the figures are not drawn with --beside" in capsys.readouterr().err
 
 

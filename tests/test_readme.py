@@ -95,7 +95,8 @@ def follow_adding_to_it(folder: Path) -> None:
     assert len(snippets) == text.count("```python") == 5
     for name, at_end, code in snippets:
         path = folder / name
-        path.write_text((path.read_text() + "\n\n") * bool(at_end) + code, encoding="utf-8")
+        before = path.read_text(encoding="utf-8") + "\n\n" if at_end else ""
+        path.write_text(before + code, encoding="utf-8")
     subprocess.run([sys.executable, "-m", "trials", "forms"], cwd=folder, check=True)
 
 
@@ -157,7 +158,10 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", [*PAGES, "common/sweep/README.md", "tests/README.md"])
+FURTHER = ("figures/README.md", "common/sweep/README.md", "tests/README.md")
+
+
+@pytest.mark.parametrize("name", [*PAGES, *FURTHER])
 def test_links_within_the_repository_lead_somewhere(name):
     path = ROOT / name
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):

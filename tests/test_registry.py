@@ -57,6 +57,10 @@ def test_options_stand_in_the_name_where_they_are_not_the_default():
     assert run.all_epochs == 16
     told = "steps-2+strength-0.25+order-last+weight_decay-0.01"
     assert run.variant_label == told
+    read = {"steps": "2", "strength": "0.25", "order": "last", "weight_decay": "0.01"}
+    assert registry.read_label("made_up", told) == ("", read)
+    assert registry.read_label("made_up", "uniform+steps-2") == ("uniform", {"steps": "2"})
+    assert registry.read_label("made_up", "") == ("", {})
     assert configure("made_up", variant="uniform").variant_label == "uniform"
     assert configure("made_up").variant_label == configure("SNIP").variant_label == ""
 

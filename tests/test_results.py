@@ -101,8 +101,8 @@ def test_a_file_takes_its_place_in_one_step_or_not_at_all(tmp_path, monkeypatch)
     assert (tmp_path / "x").read_text() == "old"
 
 
-def test_progress_is_json_for_an_onlooker(tmp_path):
-    run_folder.report(tmp_path, "train", 3, 80, 71.5)
+def test_progress_is_json(tmp_path):
+    run_folder.write_progress(tmp_path, "train", 3, 80, 71.5)
     state = json.loads((tmp_path / "progress.json").read_text())
     assert state.pop("updated") > 0
     assert state == {"stage": "train", "epoch": 3, "epochs": 80, "test_accuracy": 71.5}

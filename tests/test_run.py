@@ -8,6 +8,7 @@ import json
 import pandas as pd
 import pytest
 import torch
+from helpers import assert_same_tables, carry_out, tables, untimed
 
 from common import datasets
 from common.base.errors import ConfigurationError
@@ -17,45 +18,18 @@ from common.pruning import METHODS, prunable, prune
 from common.pruning.diagnostics import effective_masks, multiply_adds
 from common.results import run_folder
 from common.results.collected import collect
-from common.results.schema import EPOCHS, EXACT, LAYERS, SUMMARY
+from common.results.schema import EPOCHS, LAYERS, SUMMARY
 from common.runs.experiment import PARAMETERS, configure
 from common.runs.run import Run
 from common.training import callbacks, loop
 
 PRUNABLE = 97_552  # of small_vgg on digits
-TIMED = {"summary": ["prune_seconds", "train_seconds", "images_per_second", "started_at"]}
-TIMED |= {"epochs": ["seconds"], "layers": []}
 
 
 def configured(tmp_path, method="magnitude", **parameters):
     return configure(
         method, **{"epochs": 1, "device": "cpu", "results_dir": tmp_path, **parameters}
     )
-
-
-def carry_out(experiment) -> Run:
-    run = Run(experiment)
-    run.score()
-    run.prune()
-    run.train()
-    run.save()
-    return run
-
-
-def tables(folder):
-    return {
-        name: pd.read_csv(folder / f"{name}.csv", **EXACT)
-        for name in ("summary", "epochs", "layers")
-    }
-
-
-def untimed(folder):
-    return {name: table.drop(columns=TIMED[name]) for name, table in tables(folder).items()}
-
-
-def assert_same_tables(one, two):
-    for name in ("summary", "epochs", "layers"):
-        pd.testing.assert_frame_equal(one[name], two[name], check_exact=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -68,7 +42,7 @@ def test_a_run_of_every_method(tmp_path, method):
         assert tuple(found[name].columns) == columns
     # What was needed on the way is gone.
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("epochs.csv", "layers.csv", "run.json", "summary.csv")
+        *("epochs.csv", "layers.csv", "masks.safetensors", "run.json", "summary.csv")
     ]
     (summary,) = found["summary"].to_dict("records")
     layers, epochs = found["layers"], found["epochs"]
@@ -270,21 +244,21 @@ class Killed(BaseException):
 def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch):
     expected = carry_out(configured(tmp_path / "straight", epochs=3))
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
-    report = run_folder.report
+    report = run_folder.write_progress
 
     def kill(folder, stage, epoch, *rest):
         report(folder, stage, epoch, *rest)
         if stage == "train" and epoch == 2:
             raise Killed
 
-    monkeypatch.setattr(run_folder, "report", kill)
+    monkeypatch.setattr(run_folder, "write_progress", kill)
     with pytest.raises(Killed):
         carry_out(configured(tmp_path, epochs=3))
-    monkeypatch.setattr(run_folder, "report", report)
+    monkeypatch.setattr(run_folder, "write_progress", report)
     folder = configured(tmp_path, epochs=3).folder
     assert not run_folder.is_done(folder)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("checkpoint.pt", "progress.json", "run.json")
+        *("checkpoint.pt", "masks.safetensors", "progress.json", "run.json")
     ]
     assert json.loads((folder / "progress.json").read_text())["epoch"] == 2
     again = carry_out(configured(tmp_path, epochs=3))

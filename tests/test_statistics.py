@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from common.results.statistics import mean_interval, paired_differences, rank_correlation
+from common.results.statistics import (
+    accuracy_interval,
+    mean_interval,
+    paired_differences,
+    pooled_difference,
+    rank_correlation,
+)
 
 SETTING = {"dataset": "digits", "model": "small_vgg", "protocol": "quick", "epochs": 8}
 
@@ -44,6 +50,15 @@ def test_what_is_no_replicate_is_refused(values):
         mean_interval(values)
 
 
+def test_the_interval_of_an_accuracy_is_wilsons():
+    found, z, share = accuracy_interval(9.5, 1000), 1.959964, 0.095
+    middle = (share + z**2 / 2000) / (1 + z**2 / 1000)
+    half = z / (1 + z**2 / 1000) * math.sqrt(share * (1 - share) / 1000 + z**2 / 4e6)
+    assert (found.low, found.high) == pytest.approx((100 * (middle - half), 100 * (middle + half)))
+    assert found.low < 10 < found.high
+    assert accuracy_interval(18.875, 3200).low > 10
+
+
 def test_the_interval_covers_the_mean_as_often_as_it_says():
     # Of 2,000 intervals from one normal distribution 95 percent cover its mean, give or take 0.5.
     draws = np.random.default_rng(0).normal(3, 2, size=(2000, 4))
@@ -78,6 +93,20 @@ def test_methods_are_paired_with_random_pruning():
     )
     (row,) = paired_differences(table, ("method", "variant"), ("random", "")).to_dict("records")
     assert (row["method"], row["mean"], row["n"]) == ("SNIP", 5.0, 2)
+
+
+def test_seeds_are_the_replicates_of_an_average_over_methods():
+    plain = [(method, "none", s, 50.0) for method in ("SNIP", "grasp") for s in range(4)]
+    changed = [("SNIP", "shuffle", s, 51.0 + s) for s in range(4)]
+    changed += [("grasp", "shuffle", s, 49.0 + s) for s in range(3)]  # the fourth is yet to come
+    pooled = pooled_difference(runs(plain + changed))
+    # Per seed +1 and -1, +2 and 0, +3 and +1: 0, 1, 2. Six differences would claim too much.
+    assert pooled == mean_interval([0.0, 1.0, 2.0])
+
+
+def test_nothing_to_pool_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        pooled_difference(runs([("SNIP", "none", 0, 50.0)]))
 
 
 def test_two_runs_of_one_cell_and_seed_are_refused():

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import assert_same_tables, carry_out, untimed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -37,7 +38,7 @@ from common.structured import (
     tables,
 )
 from common.structured.filter_run import FilterRun
-from common.structured.training import step_length
+from common.structured.penalty import step_length
 from common.sweep import grid, plan
 from common.training import callbacks, loop
 
@@ -47,8 +48,6 @@ NETWORKS = [
     *[("small_vgg", DIGITS), ("vgg11", (3, 32, 32)), ("vgg11", (3, 64, 64))],
     *[("resnet20", (3, 16, 16)), ("lenet_300_100", DIGITS)],
 ]
-TIMED = ["seconds", "latency_ms_1", "latency_ms_128"]
-TIMED += ["prune_seconds", "train_seconds", "images_per_second", "started_at"]
 
 
 def random_groups(sizes, count=5, seed=0, weight=1.5):
@@ -148,7 +147,7 @@ def test_training_ends_at_the_minimum_of_loss_and_penalty(nesterov):
 
 def test_groups_hold_whole_channels_and_count_filters_alike(network):
     model = network("resnet20", (3, 8, 8))
-    found = channels.find(model, (3, 8, 8))
+    found = channels.find_channels(model, (3, 8, 8))
     groups = {g.name: g for g in penalty.channel_groups(model, found)}
     stage = groups["stage2.0.conv2"]  # with both later blocks' second layers and the shortcut
     assert stage.weight == pytest.approx(2.0)
@@ -170,7 +169,7 @@ def test_groups_hold_whole_channels_and_count_filters_alike(network):
 
 
 def test_channels_of_a_residual_network(network):
-    found = {c.name: c for c in channels.find(network("resnet20", (3, 8, 8)), (3, 8, 8))}
+    found = {c.name: c for c in channels.find_channels(network("resnet20", (3, 8, 8)), (3, 8, 8))}
     blocks = [f"stage{s}.{b}.conv1" for s in (1, 2, 3) for b in (0, 1, 2)]
     assert set(found) == {"conv", "stage2.0.conv2", "stage3.0.conv2", *blocks}
     assert found["conv"].writers == ("conv", *(f"stage1.{b}.conv2" for b in (0, 1, 2)))
@@ -184,7 +183,7 @@ def test_channels_of_a_residual_network(network):
 def test_finding_channels_leaves_the_model_as_it_was(network):
     model = network("small_vgg", DIGITS).train()
     before = copy.deepcopy(model.state_dict())
-    channels.find(model, DIGITS)
+    channels.find_channels(model, DIGITS)
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -211,7 +210,7 @@ class Grouped(nn.Module):
 
 def test_joined_channels_are_removed_and_grouped_ones_refused():
     model = Joined().eval()
-    found = channels.find(model, DIGITS)
+    found = channels.find_channels(model, DIGITS)
     keep = {c.name: torch.tensor([True, False, True, False]) for c in found}
     small = removal.remove(model, found, keep, DIGITS)
     removal.silence(model, found, keep)
@@ -219,7 +218,7 @@ def test_joined_channels_are_removed_and_grouped_ones_refused():
     torch.testing.assert_close(small(images), model(images))
     assert small.linear.in_features == 4
     with pytest.raises(ConfigurationError, match="grouped"):
-        channels.find(Grouped(), DIGITS)
+        channels.find_channels(Grouped(), DIGITS)
 
 
 def trained(model, shape):
@@ -237,7 +236,7 @@ def trained(model, shape):
 @pytest.mark.parametrize(("name", "shape"), NETWORKS)
 def test_the_small_network_computes_what_the_masked_one_does(network, name, shape):
     model = trained(network(name, shape), shape)
-    found = channels.find(model, shape)
+    found = channels.find_channels(model, shape)
     norms = penalty.Penalty(penalty.channel_groups(model, found), 0).norms()
     keep = removal.lowest(model, found, norms, 0.85, generator(0, "ties"))
     masked, small = copy.deepcopy(model), removal.remove(model, found, keep, shape)
@@ -267,7 +266,7 @@ def test_the_small_network_computes_what_the_masked_one_does(network, name, shap
 
 def test_selection_takes_the_lowest_and_no_more_than_it_must(network):
     model = network("small_vgg", DIGITS)
-    found = channels.find(model, DIGITS)
+    found = channels.find_channels(model, DIGITS)
     norms = penalty.Penalty(penalty.channel_groups(model, found), 0).norms()
     keep = removal.lowest(model, found, norms, 0.7, generator(0, "ties"))
     gone = torch.cat([norms[n][~k] for n, k in keep.items()])
@@ -283,12 +282,14 @@ def test_selection_takes_the_lowest_and_no_more_than_it_must(network):
 
 def test_of_every_layer_the_best_channel_stays(network):
     model = network("small_vgg", DIGITS)
-    found = channels.find(model, DIGITS)
+    found = channels.find_channels(model, DIGITS)
     norms = penalty.Penalty(penalty.channel_groups(model, found), 0).norms()
     for keep in (
         removal.lowest(model, found, norms, 0.9999, generator(0, "ties")),
         removal.above(norms, 100.0),
-        removal.uncut({name: torch.zeros_like(n).bool() for name, n in norms.items()}, norms),
+        removal.keep_at_least_one(
+            {name: torch.zeros_like(n).bool() for name, n in norms.items()}, norms
+        ),
     ):
         assert all(int(k.sum()) == 1 and k[norms[n].argmax()] for n, k in keep.items())
     everything = removal.lowest(model, found, norms, 0.0, generator(0, "ties"))
@@ -298,7 +299,7 @@ def test_of_every_layer_the_best_channel_stays(network):
 def test_equal_scores_go_in_every_layer(network):
     """What vanished has the same norm everywhere; the first layers are not to pay for it alone."""
     model = network("small_vgg", DIGITS)
-    found = channels.find(model, DIGITS)
+    found = channels.find_channels(model, DIGITS)
     zeros = {c.name: torch.zeros(c.count) for c in found}
     keep = removal.lowest(model, found, zeros, 0.7, generator(0, "ties"))
     assert all(0.25 < float(k.float().mean()) < 0.85 for k in keep.values())
@@ -308,7 +309,7 @@ def test_equal_scores_go_in_every_layer(network):
 
 def test_ranks_take_the_same_share_of_every_layer(network):
     model = network("small_vgg", DIGITS)
-    found = channels.find(model, DIGITS)
+    found = channels.find_channels(model, DIGITS)
     l1 = removal.l1_norms(model, found)
     first = model.conv1_2.weight[5].abs().sum()
     torch.testing.assert_close(l1["conv1_2"][5], first.detach())
@@ -324,7 +325,7 @@ def test_ranks_take_the_same_share_of_every_layer(network):
 
 def test_a_mask_saves_nothing_but_compressed_bytes(network):
     model = trained(network("small_vgg", DIGITS), DIGITS)
-    found = channels.find(model, DIGITS)
+    found = channels.find_channels(model, DIGITS)
     norms = penalty.Penalty(penalty.channel_groups(model, found), 0).norms()
     keep = removal.lowest(model, found, norms, 0.8, generator(0, "ties"))
     masked = copy.deepcopy(model)
@@ -369,7 +370,7 @@ def test_latency_is_the_quickest_of_passes_that_take_turns(network, monkeypatch)
 @pytest.mark.parametrize(("name", "shape"), [("small_vgg", DIGITS), ("resnet20", (3, 16, 16))])
 def test_the_exported_network_loads_again(network, tmp_path, name, shape):
     model = trained(network(name, shape), shape)
-    found = channels.find(model, shape)
+    found = channels.find_channels(model, shape)
     keep = {c.name: torch.arange(c.count) % 3 == 0 for c in found}
     small = removal.remove(model, found, keep, shape)
     export.export(small, tmp_path / "network.pt2", shape)
@@ -408,21 +409,6 @@ def _few_rounds(monkeypatch):
 def configured(tmp_path, **parameters):
     chosen = {"epochs": 1, "sparse_epochs": 1, "sparsity": 0.8, "device": "cpu"}
     return configure("filter_lasso", results_dir=tmp_path, **{**chosen, **parameters})
-
-
-def carry_out(experiment) -> FilterRun:
-    run = FilterRun(experiment)
-    run.train_sparse()
-    run.prune()
-    run.train()
-    run.save()
-    return run
-
-
-def written(folder):
-    """All tables of a run without what was timed."""
-    found = {path.stem: pd.read_csv(path, **EXACT) for path in sorted(folder.glob("*.csv"))}
-    return {n: t.drop(columns=[c for c in TIMED if c in t]) for n, t in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -521,6 +507,7 @@ def test_the_cost_stands_beside_that_of_a_mask_of_as_many_weights(quick):
     assert masked["accuracy_fine_tuned"] == quick.masked_history.rows[-1]["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_penalty_on_filters_alone_ends_at_no_zero_behind_batchnorm(tmp_path):
     """Why BatchNorm's weight and bias belong to a channel's group."""
     run = FilterRun(configured(tmp_path, sparse_epochs=8))
@@ -542,6 +529,7 @@ def test_the_default_penalty_empties_a_filter_in_half_of_the_training(tmp_path):
     assert FilterRun(configured(tmp_path, sparse_epochs=0)).penalty.strength == 0
 
 
+@pytest.mark.slow
 def test_variants(tmp_path):
     l1 = carry_out(configured(tmp_path, variant="l1_filter", compare=False))
     assert not any(row["penalty"] for row in l1.shrink.rows)
@@ -572,6 +560,7 @@ def test_a_threshold_removes_what_is_below_it_and_no_more(tmp_path):
     assert all(k[norms[n] > 0].all() for n, k in run.kept.items())
 
 
+@pytest.mark.slow
 def test_ablations(tmp_path):
     options = {"epochs": 0, "compare": False}
     plain, inverted, shuffled, redrawn, anywhere = (
@@ -601,22 +590,23 @@ def undisturbed(tmp_path_factory):
     return carry_out(configured(tmp_path_factory.mktemp("undisturbed"), **LENGTHS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "epoch"), [("sparse", 2), ("train", 4), ("mask", 6)])
 def test_a_run_that_was_killed_goes_on_to_the_same_result(
     tmp_path, monkeypatch, undisturbed, stage, epoch
 ):
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
-    report, train = run_folder.report, loop.train
+    report, train = run_folder.write_progress, loop.train
 
     def kill(folder, told, at, *rest):
         report(folder, told, at, *rest)
         if (told, at) == (stage, epoch):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder, "report", kill)
+    monkeypatch.setattr(run_folder, "write_progress", kill)
     with pytest.raises(KeyboardInterrupt):
         carry_out(configured(tmp_path, **LENGTHS))
-    monkeypatch.setattr(run_folder, "report", report)
+    monkeypatch.setattr(run_folder, "write_progress", report)
     begun = []
     monkeypatch.setattr(
         loop,
@@ -626,12 +616,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     again = carry_out(configured(tmp_path, **LENGTHS))
     stages = ["sparse", "train", "mask"]
     assert begun == stages[stages.index(stage) :], "what was finished is not trained again"
-    one, other = written(again.experiment.folder), written(undisturbed.experiment.folder)
-    assert one.keys() == other.keys()
-    for name in one:
-        pd.testing.assert_frame_equal(one[name], other[name], check_exact=True)
+    one, other = untimed(again.experiment.folder), untimed(undisturbed.experiment.folder)
+    assert_same_tables(one, other)
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_what_they_remove_train_once(tmp_path, monkeypatch):
     train, begun = loop.train, []
     monkeypatch.setattr(
@@ -643,13 +632,14 @@ def test_runs_that_differ_in_what_they_remove_train_once(tmp_path, monkeypatch):
     first = carry_out(configured(tmp_path, sparsity=0.5, **options))
     second = carry_out(configured(tmp_path, sparsity=0.8, **options))
     assert begun.count("sparse") == 1
-    one, other = written(first.experiment.folder), written(second.experiment.folder)
+    one, other = untimed(first.experiment.folder), untimed(second.experiment.folder)
     pd.testing.assert_frame_equal(one["sparse"], other["sparse"])
     carry_out(configured(tmp_path, penalty=0.001, **options))
     carry_out(configured(tmp_path, seed=1, **options))
     assert begun.count("sparse") == 3
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_at_the_last_rate_unless_told(tmp_path):
     assert carry_out(configured(tmp_path, compare=False)).history.rows[1]["learning_rate"] == (
         pytest.approx(0.001)
@@ -848,6 +838,7 @@ def test_the_shipped_grid(tmp_path):
     assert filter_plots.filter_variants(table).axes[0].lines
 
 
+@pytest.mark.slow
 def test_the_study_on_digits_is_what_the_grid_tells(tmp_path):
     """The committed runs are those of the commands in the grid's head."""
     notebooks = {"filter_lasso": ROOT / "trials/filter_lasso/filter_lasso.ipynb"}

@@ -12,6 +12,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from helpers import assert_same_tables, carry_out, untimed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -21,48 +22,25 @@ from common.base.errors import ConfigurationError
 from common.pruning import kept, masks
 from common.results import reference, run_folder
 from common.results.collected import collect
-from common.results.schema import EXACT, LEVELS
+from common.results.schema import LEVELS
 from common.runs import cache, registry
 from common.runs.experiment import PARAMETERS, configure
 from common.runs.ticket_settings import densities, rewind_step
 from common.sweep import earlier, grid, plan, report
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.tickets import ticket_plots
 from common.tickets.levels import collect_levels
-from common.tickets.rewind import Remaining
 from common.tickets.ticket import TicketRun
+from common.tickets.trainings import Remaining
 from common.training import callbacks, loop
 
 TOTAL = 50_200  # weights of lenet_300_100 on digits
 PER_EPOCH = 23
-TIMED = ["train_seconds", "seconds", "prune_seconds", "images_per_second", "started_at"]
 SMALL = {"model": "lenet_300_100", "epochs": 2, "levels": 2, "device": "cpu"}
 
 
 def configured(folder, **parameters):
     return configure("lottery_ticket", **{**SMALL, "results_dir": folder, **parameters})
-
-
-def carry_out(experiment) -> TicketRun:
-    run = TicketRun(experiment)
-    run.score()
-    run.prune()
-    run.train()
-    run.save()
-    return run
-
-
-def untimed(folder):
-    found = {}
-    for name in ("summary", "epochs", "layers", "levels"):
-        table = pd.read_csv(folder / f"{name}.csv", **EXACT)
-        found[name] = table.drop(columns=[column for column in TIMED if column in table])
-    return found
-
-
-def assert_same_tables(one, two):
-    for name, table in one.items():
-        pd.testing.assert_frame_equal(table, two[name], check_exact=True)
 
 
 def assert_same_state(one, two):
@@ -371,6 +349,7 @@ def test_a_rewinding_point_that_nobody_kept_is_trained_again(tmp_path, trainings
     assert_same_tables(untimed(late.experiment.folder), untimed(alone.experiment.folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "cut", "one bit", "empty"])
 def test_a_damaged_network_is_computed_again(tmp_path, trainings, damage):
     carry_out(configured(tmp_path, retrain="fine_tune"))
@@ -442,6 +421,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["dense network", "level 1 of 2", "level 2 of 2"])
 @pytest.mark.parametrize("ablation", ["none", "shuffle"])
 def test_a_run_killed_in_any_level_goes_on_to_the_same_result(
@@ -465,7 +445,7 @@ def test_a_run_killed_in_any_level_goes_on_to_the_same_result(
     assert_same_tables(untimed(alone.experiment.folder), untimed(again.experiment.folder))
     assert_same_state(cache.copy_state(alone.model), cache.copy_state(again.model))
     assert sorted(path.name for path in again.experiment.folder.iterdir()) == [
-        *("epochs.csv", "layers.csv", "levels.csv", "run.json", "summary.csv")
+        *("epochs.csv", "layers.csv", "levels.csv", "masks.safetensors", "run.json", "summary.csv")
     ]
 
 
@@ -484,7 +464,7 @@ def test_a_checkpoint_of_another_level_is_not_continued(tmp_path, monkeypatch):
 
 def test_progress_counts_all_epochs(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(run_folder, "report", lambda folder, *what: told.append(what[:3]))
+    monkeypatch.setattr(run_folder, "write_progress", lambda folder, *what: told.append(what[:3]))
     carry_out(configured(tmp_path, rewind_epoch=1))
     trained = [one for one in told if one[0] not in ("score",)]
     assert trained[:3] == [("dense network", epoch, 4) for epoch in (0, 1, 2)]
@@ -534,7 +514,7 @@ def test_too_many_iterations_are_refused_before_anything_is_written(tmp_path):
 def test_what_will_run_in_words_and_in_run_json(tmp_path):
     run = TicketRun(configured(tmp_path, rewind_epoch="5it", init="xavier_normal"))
     told = run.describe()
-    assert told["levels"] == "2: 31.6%, 10% of the weights left"
+    assert told["levels"] == "2: 68.37%, 90% of the weights removed"
     assert told["rewind epoch"] == "5it: after 5 iterations"
     assert told["init"] == "xavier_normal"
     assert "lenet_300_100, xavier_normal" in told["network"]
@@ -553,7 +533,7 @@ def test_what_will_run_in_words_and_in_run_json(tmp_path):
 def test_the_time_a_run_takes_goes_by_all_its_trainings(tmp_path):
     assert configured(tmp_path, levels=3, epochs=10, rewind_epoch=4).all_epochs == 10 + 3 * 6
     assert configured(tmp_path, levels=None, sparsity=0.893, epochs=10).all_epochs == 110
-    assert registry.find("lottery_ticket").scope == "global"
+    assert registry.find_method("lottery_ticket").scope == "global"
 
 
 # Tables of many runs
@@ -664,14 +644,14 @@ def test_levels_that_runs_share_count_once():
     both = pd.concat([table, longer])
     one = ticket_plots.tickets_table(table, "retrain")
     assert one.equals(ticket_plots.tickets_table(both, "retrain"))
-    assert one.loc[2.0, "fine-tuned"] == "90.50 ± 0.71 (2)"
+    assert one.loc[98.0, "fine-tuned"] == "90.50 ± 0.71 (2)"
 
 
 def test_tables_have_the_levels_that_all_have():
     table = made_up_levels(seeds=(3,))
     compared = ticket_plots.tickets_table(table[table["retrain"] == "rewind_weights"], "ablation")
-    assert compared.index.tolist() == [2.0]
-    assert compared.loc[2.0].tolist() == ["93.00 (1)", "78.00 (1)"]
+    assert compared.index.tolist() == [98.0]
+    assert compared.loc[98.0].tolist() == ["93.00 (1)", "78.00 (1)"]
 
 
 def test_ours_beside_the_published_curves():
@@ -713,7 +693,7 @@ def test_a_runs_own_figures(tmp_path):
     [
         (lambda t: ticket_plots.tickets_compared(t, "seed"), "by='seed'.*ablation"),
         (lambda t: ticket_plots.tickets_compared(t[:0], "init"), "no finished run"),
-        (lambda t: ticket_plots.tickets_compared(t, "init", most_dense=0.001), "at most 0.001"),
+        (lambda t: ticket_plots.tickets_compared(t, "init", least=0.999), "at least 0.999"),
         (
             lambda t: ticket_plots.tickets_compared(
                 pd.concat([t, t.assign(model="vgg11")]), "init"
@@ -731,6 +711,7 @@ def test_what_cannot_be_drawn_is_said(call, message):
 # The grids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number", "quick"), [("lottery_ticket", 159, 6), ("initialisation", 42, 7)]
 )

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from common.results import words
+from common.results.statistics import Interval
 
 
 def differences(*rows):
@@ -55,3 +56,30 @@ def test_a_line_says_where_which_verdict_holds():
         "- **b**: worse at 1; few at 2.",
     ]
     assert said[-1] == "If nothing differed, 0.2 of 4 intervals would exclude zero."
+
+
+@pytest.mark.parametrize(
+    ("pooled", "said"),
+    [
+        (Interval(-0.3, -0.4, -0.2, 5), "Lower: −0.30 [−0.40, −0.20] points on average (5 seeds)."),
+        (Interval(0.3, 0.2, 0.4, 5), "Higher: +0.30 [+0.20, +0.40] points on average (5 seeds)."),
+        (
+            Interval(0.1, -0.1, 0.3, 3),
+            "No difference found: +0.10 [−0.10, +0.30] points on average",
+        ),
+        (Interval(3.0, 2.9, 3.1, 2), "Too few seeds for a finding: +3.00"),
+        (Interval(3.0, math.nan, math.nan, 1), "Too few seeds for a finding: +3.00"),
+    ],
+)
+def test_an_average_helps_only_where_its_interval_excludes_zero(pooled, said):
+    assert words.on_average(pooled).startswith(said)
+
+
+def test_a_tally_counts_every_comparison_once_and_names_the_largest():
+    rows = [("a", 1, 3.0, 1.0, 5.0, 3), ("b", 2, 4.0, 1.0, 7.0, 3), ("c", 3, 0.0, -1.0, 1.0, 3)]
+    rows += [("d", 4, -3.0, -5.0, -1.0, 3), ("e", 5, 9.0, 9.0, 9.0, 2)]
+    rows = words.judged(differences(*rows))
+    assert words.tally(rows, lambda row: row["method"]) == (
+        "Of 5 comparisons: higher in 2 (most with b, +4.0 [+1.0, +7.0]), "
+        "lower in 1 (d, −3.0 [−5.0, −1.0]), no difference found in 1 and too few seeds in 1."
+    )

@@ -241,6 +241,35 @@ def compare(runs: tuple[str, str], results: Path) -> None:
     compare.show(*(compare.find(run, results) for run in runs), console())
 
 
+@cli.group(short_help="the masks that a run has kept")
+def masks() -> None:
+    """The masks that a run has kept."""
+
+
+@masks.command(short_help="for other code: masks, or the pruned network")
+@click.argument("run", metavar="RUN")
+@RESULTS
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["safetensors", "torch_prune", "state_dict"]),
+    default="safetensors",
+    show_default=True,
+    help="a boolean tensor for each mask; the state of the network under torch.nn.utils.prune; the "
+    "state of the sparse network. All are safetensors files, and load_masks reads each",
+)
+@click.option("--to", type=click.Path(path_type=Path), metavar="FILE", help="default: here")
+def export(run: str, results: Path, form: str, to: Path | None) -> None:
+    """Write the masks of a run, or the network that it started to train, into a file.
+
+    A run is its folder, or METHOD/RUN_ID or GRID/METHOD/RUN_ID below --results.
+    """
+    from common.commands import compare, masks
+
+    path = masks.export(compare.find(run, results), form, to)
+    console().print(str(path), soft_wrap=True)
+
+
 @cli.command(short_help="one table from all runs")
 @GRID
 @RESULTS
@@ -276,6 +305,48 @@ def notebook(name: str, results: Path, parameters: list[str]) -> int:
     from common.commands import one_notebook
 
     return one_notebook.run(name, parameters, results, console())
+
+
+@cli.command(short_help="a method from outside, put through the sanity checks")
+@click.argument("score", metavar="FILE[:NAME]")
+@RESULTS
+@SEVERAL
+@click.option(
+    "--grid",
+    default="check",
+    metavar="GRID",
+    shell_complete=complete_grids,
+    help="whose networks, data, sparsities and seeds (default: check, on digits)",
+)
+@click.option("--iterations", type=positive, metavar="N", help="rounds of scoring and pruning")
+@click.option("--schedule", metavar="NAME", help="of the rounds: exponential, linear")
+@click.option("--scope", metavar="NAME", help="of the ranking: global, uniform, erk, smart_ratio")
+@click.option("--images-per-class", type=int, metavar="N", help="that it scores on")
+@click.option("--jobs", type=positive, metavar="N", help="runs at a time, as of `run`")
+@click.option("--time-budget", metavar="TIME", help="11h30m, as of `run`")
+@click.option("--scheduler", metavar="ADDRESS", help="of a Dask cluster, as of `run`")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    score: str,
+    results: Path,
+    parameters: list[str],
+    grid: str,
+    jobs: int | None,
+    time_budget: str | None,
+    scheduler: str | None,
+    **method: object,
+) -> int:
+    """Put a method from outside through the sanity checks; ends in a page with the verdict.
+
+    FILE holds its score, a function of (model, context); or it is an entry point of the group
+    trials.methods. Exit status 0: well made, 1: it is not, 2: it cannot be had.
+    """
+    from common.commands import check
+
+    again = f"{PROGRAM} {shlex.join(ctx.obj['arguments'])}"
+    batch = {"jobs": jobs, "time_budget": time_budget, "scheduler": scheduler, "again": again}
+    return check.run(score, grid, parameters, results, console(), method=method, **batch)
 
 
 @cli.command(short_help="make a grid's results those that the repository shows")

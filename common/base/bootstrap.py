@@ -95,7 +95,7 @@ def notes() -> list[str]:
         if name in KEPT and _older(version, least)
     ]
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    unusable = filter(None, map(environment.without_code, gpus))
+    unusable = filter(None, map(environment.unsupported_gpu_reason, gpus))
     return list(dict.fromkeys([*old, *unusable]))
 
 

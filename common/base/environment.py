@@ -39,13 +39,13 @@ def resolve_device(name: str) -> torch.device:
             f"{torch.cuda.device_count() if torch.cuda.is_available() else 'no'} CUDA device(s); "
             "device='auto' takes what there is"
         )
-    problem = without_code(device.index or 0) if device.type == "cuda" else None
+    problem = unsupported_gpu_reason(device.index or 0) if device.type == "cuda" else None
     if problem:
         raise ConfigurationError(f"device={name!r}: {problem}")
     return device
 
 
-def without_code(gpu: int) -> str | None:
+def unsupported_gpu_reason(gpu: int) -> str | None:
     """Why this torch build cannot compute on a CUDA device, and what to choose instead; None if it
     can. Recent builds have no code for older GPUs, such as Kaggle's P100."""
     architectures, capability = torch.cuda.get_arch_list(), torch.cuda.get_device_capability(gpu)

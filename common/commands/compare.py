@@ -12,10 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.base.errors import ConfigurationError
-from common.results.run_folder import is_done
+from common.results.run_folder import MASKS, is_done
 from common.results.schema import EXACT
 
-MASKS = "masks.safetensors"
 SHOWN = ("test_accuracy", "best_test_accuracy", "train_accuracy", "sparsity_actual")
 SHOWN += ("effective_sparsity", "layers_collapsed", "parameters_kept")
 

@@ -71,7 +71,7 @@ def _gpus() -> Iterator[Finding]:
     for number in range(torch.cuda.device_count()):
         version = ".".join(map(str, torch.cuda.get_device_capability(number)))
         name = f"{torch.cuda.get_device_name(number)}, compute capability {version}; {build}"
-        problem = environment.without_code(number)
+        problem = environment.unsupported_gpu_reason(number)
         yield Finding("GPU", problem or name, fatal=problem is not None)
 
 
@@ -126,9 +126,11 @@ def _data(name: str, data_dir: str | None) -> Finding:
         return Finding("data", f"{name}: comes with scikit-learn")
     source = SOURCES[name]
     try:
-        folder = folders.find(source.folder, data_dir)
+        folder = folders.locate(source, data_dir)
         if folder is None:
             home = folders.home(data_dir)
+            if not source.downloads:
+                return Finding("data", f"{name}: not here; {source.advice(home)}")
             return Finding("data", f"{name}: not here; will be downloaded to {home} when needed")
         problem = source.problem(folder)
     except ConfigurationError as error:

@@ -38,8 +38,22 @@ KAGGLE = "https://kaggle.com"
 def sources(root: Path = ROOT) -> list[Path]:
     """The source notebooks of the repository in `root`."""
     found = [*root.glob("trials/**/*.ipynb"), *root.glob("figures/*.ipynb")]
-    kept = (p for p in found if p.name != RENDERED and p.parent.name != ".ipynb_checkpoints")
-    return sorted(kept)
+    return sorted(p for p in found if is_source(p) and p.parent.name != ".ipynb_checkpoints")
+
+
+def is_source(path: Path) -> bool:
+    """Whether this would be a source notebook by its name."""
+    return path.suffix == ".ipynb" and not path.name.endswith(RENDERED)
+
+
+def rendered_copy(source: Path) -> Path:
+    """Where a notebook's executed copy lies: rendered.ipynb, or NAME-rendered.ipynb for another
+    notebook than the one that its folder is named after."""
+    main = (
+        source.stem == source.parent.name
+        or not source.with_name(f"{source.parent.name}.ipynb").is_file()
+    )
+    return source.with_name(RENDERED if main else f"{source.stem}-{RENDERED}")
 
 
 # Forms
@@ -49,11 +63,8 @@ def choices(name: str, root: Path = ROOT) -> dict[str, list[str]]:
     """{parameter: what it may be} for the notebook called `name`, of those chosen from a list."""
     known: dict[str, Iterable[str]] = {
         "protocol": PROTOCOLS,
-        "rounds_protocol": PROTOCOLS,
         "dataset": DATASETS,
-        "rounds_dataset": DATASETS,
         "model": CHAINS if name == "conservation" else MODELS,
-        "training_model": MODELS,
         "ablation": ABLATIONS,
         "precision": PRECISIONS,
         "device": ("auto", "cpu", "cuda", "mps"),
@@ -70,14 +81,13 @@ def write_forms(root: Path = ROOT) -> list[Path]:
     """Write into every source notebook what its forms offer today, and into these and their
     rendered copies the repository's address; returns those that changed."""
     home, changed = address.read(root), []
-    copies = [path.with_name(RENDERED) for path in sources(root)]
-    for path in [*sources(root), *filter(Path.is_file, copies)]:
+    own = [(source, path) for source in sources(root) for path in (source, rendered_copy(source))]
+    for source, path in [(source, path) for source, path in own if path.is_file()]:
         notebook = nbformat.read(path, as_version=4)
         before = copy.deepcopy(notebook)
-        place = path.with_name(f"{path.parent.name}.ipynb") if path.name == RENDERED else path
-        show_address(notebook, home, place.relative_to(root).as_posix())
-        known = choices(path.stem, root)
-        for cell in notebook.cells if path.name != RENDERED else ():
+        show_address(notebook, home, source.relative_to(root).as_posix())
+        known = choices(source.stem, root)
+        for cell in notebook.cells if path == source else ():
             if _is(cell, "parameters"):
                 cell.source = "\n".join(_offering(line, known) for line in cell.source.splitlines())
         if notebook != before:
@@ -197,7 +207,7 @@ def carry_over(rendered: NotebookNode, source: NotebookNode) -> NotebookNode:
 
 def refresh(path: Path) -> bool:
     """`carry_over` for the rendered copy beside the source notebook `path`; whether it changed."""
-    copy_ = path.with_name(RENDERED)
+    copy_ = rendered_copy(path)
     rendered, source = (nbformat.read(one, as_version=4) for one in (copy_, path))
     try:
         carried = carry_over(rendered, source)

@@ -2,8 +2,10 @@
 
 Everything is written below one repository: figures/results/<grid>/ (the collected tables),
 figures/ (rendered.ipynb, PNG, SVG, tables), trials/<method>/rendered.ipynb (a run of the
-grid) and the README's tables, between `<!-- table: name -->` and `<!-- /table -->`. One grid has
-the figures and the README's tables; others lie beside it.
+grid) and the tables in `PAGES`, between `<!-- table: name -->` and `<!-- /table -->`. One grid has
+the figures and those tables; others lie beside it. What all of them say is figures/findings.ipynb,
+executed every time; the pages quote its sentences by their keys. The hours that grids take follow
+from all published throughput.
 """
 
 from __future__ import annotations
@@ -24,15 +26,25 @@ from common.base.errors import ConfigurationError, NotebookError
 from common.base.files import write_atomically
 from common.base.paths import ROOT
 from common.base.version import is_commit
-from common.commands.notebooks import RENDERED, merge_parameters, write
+from common.commands import hours
+from common.commands.notebooks import (
+    RENDERED,
+    is_source,
+    merge_parameters,
+    rendered_copy,
+    write,
+)
 from common.results import collected, reference
 from common.results.collected import Keys
 from common.sweep.execute import run_notebook
 
+PAGES = ("README.md", "figures/README.md")  # those that show tables and quote findings
+HOURS = "trials/grids/README.md"  # shows what grids take
 SHOWN = 0.9  # the sparsity whose run is the method's rendered notebook, or the nearest to it
 # Parameters that say where something was on the machine, not what was done.
 _PLACES = ("data_dir", "results_dir", "output_dir")
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+_FINDING = re.compile(r"(<!-- finding: (\S+) -->).*?(<!-- /finding -->)", re.DOTALL)
 
 
 def publish(
@@ -48,19 +60,23 @@ def publish(
     found = _collect(root, console, only)
     if len(parts := plots.settings(found.summary)) > 1:
         raise ConfigurationError(f"publish: one setting at a time, not {', '.join(parts)}")
-    readme = home / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if source is None and "published" in {match[2] for match in _TABLE.finditer(text)}:
+    pages = {home / name: (home / name).read_text(encoding="utf-8") for name in PAGES}
+    shown = {match[2] for text in pages.values() for match in _TABLE.finditer(text)}
+    if source is None and "published" in shown:
         raise ConfigurationError(
-            "--reference SOURCE is missing: README.md shows the results beside published ones; "
+            "--reference SOURCE is missing: the pages show the results beside published ones; "
             f"choose from: {', '.join(reference.SOURCES)}"
         )
-    text = with_tables(text, readme_tables(found.summary, source))
+    tables = page_tables(found.summary, source)
+    pages = {page: with_tables(text, tables) for page, text in pages.items()}
     results = home / "figures" / "results" / root.name
     collected.write_collected(found, results)
     _figures(home / "figures", root.name, source)
     _notebooks(root, found.summary, home)
-    write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
+    for page, text in pages.items():
+        _write_page(page, text)
+    _findings(home)
+    _hours(home)
     _done(len(found.summary), console)
 
 
@@ -79,21 +95,23 @@ def publish_beside(
         found = collected.together(new, collected.collect(results))
     collected.write_collected(found, results)
     _notebooks(root, new.summary, home)
+    _findings(home)
+    _hours(home)
     _done(len(found.summary), console)
 
 
 def render(notebook: Path, parameters: Mapping[str, object]) -> Path:
-    """Execute a notebook; the copy lies beside it as rendered.ipynb, and is returned.
+    """Execute a notebook; the copy lies beside it (`rendered_copy`), and is returned.
 
     parameters: those that are not as the notebook has them. Raises ConfigurationError for what is
     not a source notebook, NotebookError if a cell fails; then an earlier copy is left as it was.
     """
-    if notebook.suffix != ".ipynb" or notebook.name == RENDERED or not notebook.is_file():
+    if not is_source(notebook) or not notebook.is_file():
         raise ConfigurationError(f"render: {notebook} is not a source notebook")
     with tempfile.TemporaryDirectory() as scratch:
         executed = _executed(notebook, Path(scratch, RENDERED), parameters)
-        write(executed, notebook.with_name(RENDERED))
-    return notebook.with_name(RENDERED)
+        write(executed, rendered_copy(notebook))
+    return rendered_copy(notebook)
 
 
 def check(summary: pd.DataFrame) -> None:
@@ -115,8 +133,8 @@ def representatives(summary: pd.DataFrame) -> dict[str, str]:
     return dict(zip(first["method"], first["run_id"], strict=True))
 
 
-def readme_tables(summary: pd.DataFrame, source: str | None) -> dict[str, pd.DataFrame]:
-    """The tables that the README shows, by the names that it gives them."""
+def page_tables(summary: pd.DataFrame, source: str | None) -> dict[str, pd.DataFrame]:
+    """The tables that pages show, by the names that they give them."""
     found = {
         "results": plots.by_sparsity(plots.accuracies(summary)),
         "effects": plots.by_sparsity(plots.ablation_effects(summary)),
@@ -132,11 +150,19 @@ def readme_tables(summary: pd.DataFrame, source: str | None) -> dict[str, pd.Dat
 
 
 def with_tables(text: str, tables: dict[str, pd.DataFrame]) -> str:
-    """The README with these tables in their places. Raises ConfigurationError for one without."""
+    """A page with these tables in their places. Raises ConfigurationError for one without."""
     names = {match[2] for match in _TABLE.finditer(text)}
     if missing := sorted(names - tables.keys()):
-        raise ConfigurationError(f"README.md: no table is called {', '.join(missing)}")
+        raise ConfigurationError(f"no table is called {', '.join(missing)}")
     return _TABLE.sub(lambda m: f"{m[1]}{plots.markdown(tables[m[2]])}{m[3]}", text)
+
+
+def with_findings(text: str, findings: Mapping[str, str]) -> str:
+    """A page with these sentences where it quotes them, `<!-- finding: key -->` to
+    `<!-- /finding -->`. Raises ConfigurationError for a key without one."""
+    if missing := sorted({match[2] for match in _FINDING.finditer(text)} - findings.keys()):
+        raise ConfigurationError(f"no finding is called {', '.join(missing)}")
+    return _FINDING.sub(lambda match: f"{match[1]}{findings[match[2]]}{match[3]}", text)
 
 
 def cleaned(path: Path) -> nbformat.NotebookNode:
@@ -193,6 +219,35 @@ def _figures(folder: Path, grid: str, source: str | None) -> None:
         for drawn in output.iterdir():
             shutil.copy(drawn, folder / drawn.name)
         write(executed, folder / RENDERED)
+
+
+def _findings(home: Path) -> None:
+    """Execute findings.ipynb on all committed tables: findings.csv, its copy, and what the pages
+    quote. Nothing where the repository has no such notebook."""
+    folder = home / "figures"
+    if not (notebook := folder / "findings.ipynb").is_file():
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        parameters = {"results_dir": str(folder / "results"), "output_dir": scratch}
+        executed = _executed(notebook, Path(scratch, RENDERED), parameters)
+        found = pd.read_csv(Path(scratch, "findings.csv"), index_col="key")["text"].to_dict()
+        pages = [home / name for name in PAGES]
+        texts = [with_findings(page.read_text(encoding="utf-8"), found) for page in pages]
+        shutil.copy(Path(scratch, "findings.csv"), folder)
+        write(executed, rendered_copy(notebook))
+        for page, text in zip(pages, texts, strict=True):
+            _write_page(page, text)
+
+
+def _hours(home: Path) -> None:
+    """What grids take by the throughput that is published now; nothing without their page."""
+    if (page := home / HOURS).is_file():
+        tables = {"hours": hours.table(home / "figures" / "results")}
+        _write_page(page, with_tables(page.read_text(encoding="utf-8"), tables))
+
+
+def _write_page(page: Path, text: str) -> None:
+    write_atomically(page, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _executed(notebook: Path, output: Path, parameters: Mapping) -> nbformat.NotebookNode:

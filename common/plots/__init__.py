@@ -10,9 +10,9 @@ accuracies(summary), ablation_effects(summary), random_compared(summary)   table
 by_sparsity(numbers)                                        one of them as a page shows it
 beside_published(summary, reference), published_table(both) ours beside published numbers
 orders_compared(both), orders_table(orders)                 and the order of methods
-facts(rows)           a table of names and values
-drawing(run)          draws in the run's colours, and never fails
-outcome(run)          what it came to, beside dense and random networks
+key_value_table(rows)       a table of names and values
+drawing(run)                draws in the run's colours, and never fails
+outcome(run)                what it came to, beside dense and random networks
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
 """
@@ -31,16 +31,13 @@ from common.plots.comparison import (
     published_table,
     random_compared,
 )
-from common.plots.diagnostics import concentration, predicted_densities
 from common.plots.effects import against_random, effects
-from common.plots.facts import facts
 from common.plots.layers import layer_densities, scores_by_layer_size
-from common.plots.masks import mask_image
-from common.plots.one_run import drawing, outcome
+from common.plots.one_run import concentration, mask_image, predicted_densities, score_histograms
+from common.plots.outcome import drawing, outcome
 from common.plots.runs import cost, training_curves
-from common.plots.scores import score_histograms
 from common.plots.style import save
-from common.plots.tables import ablations, network_name, settings
+from common.plots.tables import ablations, key_value_table, network_name, settings
 
 __all__ = [
     "ablation_effects",
@@ -54,7 +51,7 @@ __all__ = [
     "cost",
     "drawing",
     "effects",
-    "facts",
+    "key_value_table",
     "layer_densities",
     "markdown",
     "mask_image",

@@ -1,8 +1,8 @@
 """Accuracy against sparsity: the suite's main figures.
 
-The horizontal axis is the share of weights that remain, logarithmic and decreasing, as in Frankle
-et al. 2021: 70, 40, 10 and 2 percent and a range down to 0.1 percent both read well on it. The
-vertical axis of the first panels holds all of 0 to 100 percent; a close-up shows the top.
+The horizontal axis is the share of weights removed, logarithmic in what stays, as in Frankle et al.
+2021: 30, 60, 90 and 98 percent and a range up to 99.9 percent both read well on it. The vertical
+axis of the first panels holds all of 0 to 100 percent; a close-up shows the top.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ YARDSTICK_LOOK = {
     **{"linestyle": "-", "linewidth": 1.0, "zorder": 2.5},
 }
 
+REMOVED = "Weights removed (%)"
 MARGIN = 0.12  # decades beside the outermost points
 
 Panels = list[tuple[Axes, Axes]]  # (all of 0 to 100, close-up)
@@ -44,7 +45,7 @@ def accuracy_by_ablation(
     reference: pd.DataFrame | None = None,
     statistic: str = "test_accuracy",
 ) -> Figure:
-    """Accuracy against weights remaining: a panel per method and its close-up, a line per ablation,
+    """Accuracy against weights removed: a panel per method and its close-up, a line per ablation,
     and in all of them unmodified random pruning.
 
     summary: finished runs of one data set and model (contract columns); methods without an ablation
@@ -79,10 +80,10 @@ def accuracy_by_ablation(
         labels = [style.method_label(*method) for method in others]
         title = ", ".join(labels) if len(labels) <= 2 else "Other methods"
         panels[-1][0].set_title(title, weight="bold")
-        lines = [(tables.of(pruned, method), _method_look(method)) for method in others]
+        lines = [(tables.of(pruned, method), style.method_look(method)) for method in others]
         for axes in panels[-1]:
             for method in others:
-                _draw_reference(axes, tables.of(theirs, method, "none"), _method_look(method))
+                _draw_reference(axes, tables.of(theirs, method, "none"), style.method_look(method))
             _draw_lines(axes, [yardstick, *lines], statistic, pruned)
     handles = [
         Line2D([], [], label=style.ablation_style(name)[0], **_look(name, "#404040"))
@@ -92,7 +93,7 @@ def accuracy_by_ablation(
         handles.append(Line2D([], [], label="random pruning", **YARDSTICK_LOOK))
     for method in others:
         label = style.method_label(*method)
-        handles.append(Line2D([], [], label=label, **_method_look(method)))
+        handles.append(Line2D([], [], label=label, **style.method_look(method)))
     return _finished(figure, panels, handles, pruned, dense, statistic, theirs)
 
 
@@ -103,7 +104,7 @@ def methods_together(
     reference: pd.DataFrame | None = None,
     statistic: str = "test_accuracy",
 ) -> Figure:
-    """Accuracy against weights remaining, all methods in one panel (and a close-up) per ablation;
+    """Accuracy against weights removed, all methods in one panel (and a close-up) per ablation;
     random pruning without it, if that is all there is. Arguments, marks and errors as for
     `accuracy_by_ablation`; also raises ConfigurationError for an ablation that was not run."""
     pruned, dense, theirs = _parts(summary, statistic, reference)
@@ -123,35 +124,45 @@ def methods_together(
         lines = []
         for method in tables.methods(drawn):
             shown = "none" if added and method == YARDSTICK else ablation
-            lines.append((tables.of(drawn, method, shown), _method_look(method)))
+            lines.append((tables.of(drawn, method, shown), style.method_look(method)))
         for axes in pair:
             for method in tables.methods(drawn):
-                _draw_reference(axes, tables.of(theirs, method, ablation), _method_look(method))
+                _draw_reference(
+                    axes, tables.of(theirs, method, ablation), style.method_look(method)
+                )
             _draw_lines(axes, lines, statistic, drawn)
     handles = []
     for method in tables.methods(drawn):
         unmodified = ", unmodified" if added and method == YARDSTICK else ""
         label = style.method_label(*method) + unmodified
-        handles.append(Line2D([], [], label=label, **_method_look(method)))
+        handles.append(Line2D([], [], label=label, **style.method_look(method)))
     return _finished(figure, panels, handles, drawn, dense, statistic, theirs)
 
 
-def remaining_axis(axes: Axes, densities: np.ndarray) -> None:
-    """Make x the weights remaining in percent: logarithmic, decreasing, with readable ticks."""
-    remaining = np.unique(np.round(100 * densities, 9))
-    low, high = remaining.min(), remaining.max()
+def removed_axis(axes: Axes, removed: np.ndarray) -> None:
+    """Make x the weights removed in percent, logarithmic in those that stay, with readable ticks.
+
+    removed: every value that is drawn, below 100.
+    """
+    stay = 100 - np.unique(np.round(removed, 9))
+    low, high = stay.min(), stay.max()
     margin = 10**MARGIN if high > low else 2.0
-    axes.set_xscale("log")
-    axes.set_xlim(min(high * margin, 125), low / margin)
-    gaps = np.diff(np.log10(remaining)) / np.log10(high * margin**2 / low)
-    if len(remaining) <= 6 and (gaps > 0.09).all():
-        ticks = remaining
+    axes.set_xscale("function", functions=(_decades, lambda decades: 100 - 10.0**-decades))
+    axes.set_xlim(100 - min(high * margin, 125), 100 - low / margin)
+    gaps = -np.diff(np.log10(stay)) / np.log10(high * margin**2 / low)
+    if len(stay) <= 6 and (gaps > 0.09).all():
+        ticks = stay
     else:
         steps = (1, 2, 5) if high / low < 200 else (1,)
         ticks = [s * 10.0**e for e in range(-6, 3) for s in steps]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_locator(FixedLocator([100 - tick for tick in ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+
+
+def _decades(removed: np.ndarray) -> np.ndarray:
+    """Decades that the weights were thinned by, from percent removed."""
+    return -np.log10(np.maximum(100 - np.asarray(removed, dtype=float), 1e-9))
 
 
 def _parts(
@@ -204,11 +215,6 @@ def _look(ablation: str, hue: str = style.GREY) -> dict:
     return {"color": style.lighter(hue, share), "linestyle": dashes, "marker": marker}
 
 
-def _method_look(method: tuple[str, str]) -> dict:
-    look = {"color": style.colour(method[0]), "marker": style.marker(method[0])}
-    return look | {"linestyle": "--" if method[1] else "-"}
-
-
 def _draw_lines(
     axes: Axes, lines: list[tuple[pd.DataFrame, dict]], statistic: str, every: pd.DataFrame
 ) -> None:
@@ -217,19 +223,19 @@ def _draw_lines(
     every: the runs that make the axis.
     """
     lines = [(runs, look) for runs, look in lines if len(runs)]
-    decades = np.ptp(np.log10(1 - every["sparsity"])) + 2 * MARGIN
+    decades = np.ptp(_decades(100 * every["sparsity"])) + 2 * MARGIN
     step = min(APART, ABREAST / max(len(lines), 1)) * decades if _has_bars(every) else 0.0
     for place, (runs, look) in enumerate(lines):
-        steps = (len(lines) - 1) / 2 - place  # the axis decreases
+        steps = (len(lines) - 1) / 2 - place
         _draw(axes, runs, statistic, look, 10 ** (step * steps))
 
 
 def _draw(axes: Axes, runs: pd.DataFrame, statistic: str, look: dict, shift: float) -> None:
-    """A line, and what is known of its spread; shift: a factor on the weights remaining."""
+    """A line, and what is known of its spread; shift: a factor on the weights that stay."""
     points = tables.curve(runs, statistic)
-    x, few = 100 * (1 - points["sparsity"]) * shift, len(points) <= CROWD
+    x, few = 100 * (1 - (1 - points["sparsity"]) * shift), len(points) <= CROWD
     axes.plot(x, points["mean"], **{"markersize": 4.5 if few else 3, "zorder": 3} | look)
-    remaining, hue = 100 * (1 - runs["sparsity"]) * shift, look["color"]
+    removed, hue = 100 * (1 - (1 - runs["sparsity"]) * shift), look["color"]
     several = points["n"] > 1
     if few:
         bars = points[several]
@@ -237,17 +243,17 @@ def _draw(axes: Axes, runs: pd.DataFrame, statistic: str, look: dict, shift: flo
     elif several.any():
         axes.fill_between(x, points["low"], points["high"], color=hue, alpha=0.2, lw=0)
     if 1 < points["n"].max() <= DOTS:
-        axes.plot(remaining, runs[statistic], ".", ms=4.5, mew=0, color=hue)
+        axes.plot(removed, runs[statistic], ".", ms=4.5, mew=0, color=hue)
     if "layers_collapsed" in runs:
         cut = runs["layers_collapsed"] > 0
-        axes.plot(remaining[cut], runs.loc[cut, statistic], **style.COLLAPSED, zorder=4)
+        axes.plot(removed[cut], runs.loc[cut, statistic], **style.COLLAPSED, zorder=4)
 
 
 def _draw_reference(axes: Axes, rows: pd.DataFrame, look: dict) -> None:
     rows = rows[~tables.is_dense(rows)]
     look = look | {"color": style.GREY, "lw": 1.0, "mfc": "white", "zorder": 1.5}
     look["ms"] = 3.5 if len(rows) <= CROWD else 2.5
-    axes.plot(100 * (1 - rows["sparsity"]), rows["test_accuracy"], **look)
+    axes.plot(100 * rows["sparsity"], rows["test_accuracy"], **look)
 
 
 def _finished(
@@ -273,16 +279,16 @@ def _finished(
         levels.append((reached.mean, style.DENSE | {"label": "dense network"}))
     chance = 100 / datasets.DATASETS[runs["dataset"].iloc[0]].classes
     levels.append((chance, style.CHANCE | {"label": f"chance ({chance:g}%)"}))
-    densities = 1 - (pruned if len(pruned) else runs)["sparsity"].to_numpy()
+    removed = 100 * (pruned if len(pruned) else runs)["sparsity"].to_numpy()
     for pair in panels:
         for axes in pair:
-            remaining_axis(axes, densities)
+            removed_axis(axes, removed)
             for level, look in levels:
                 axes.axhline(level, **look)
             if len(dense) and reached.n > 1:
                 axes.axhspan(reached.low, reached.high, color=style.INK, alpha=0.08, lw=0)
         for axes in pair if len(panels) == 1 else pair[1:]:
-            axes.set_xlabel("Weights remaining (%)")
+            axes.set_xlabel(REMOVED)
             axes.tick_params(labelbottom=True)
         pair[0].set_ylim(0, 102)
         pair[1].set_ylim(lowest - 1, best + 1)
@@ -299,7 +305,7 @@ def _finished(
     style.legend_above(figure, handles)
     style.write_caption(
         figure,
-        tables.described(runs) + ".",
+        tables.caption(runs) + ".",
         _spread_told(pruned, dense),
         f"Grey: {source.name}: {source.caution}." if source else "",
     )

@@ -41,7 +41,7 @@ def layer_densities(
         tables.one_network(runs)
         runs = _selected(runs, ablation, sparsities)
         rows = tables.joined(layers, runs)
-        caption = [tables.described(runs) + f"; {style.ablation_style(ablation)[0]}."]
+        caption = [tables.caption(runs) + f"; {style.ablation_style(ablation)[0]}."]
     names, methods = list(dict.fromkeys(rows["layer"])), tables.methods(rows)
     levels = sorted(rows["sparsity"].unique())
     dead = tables.methods(rows[rows["density"] == 0])
@@ -60,7 +60,7 @@ def layer_densities(
         if summary is not None:
             axes.set_title(f"{style.percent(level)} removed", loc="left", weight="bold")
     handles = [
-        Line2D([], [], **_look(*pair), label=style.method_label(*pair))
+        Line2D([], [], **style.method_look(pair), label=style.method_label(*pair))
         for pair in methods
         if pair[0]
     ]
@@ -97,7 +97,7 @@ def scores_by_layer_size(
         level = tables.nearest(runs["sparsity"])
         runs = runs[runs["sparsity"] == level]
         rows = tables.joined(layers, runs)
-        caption = [tables.described(runs) + f"; {style.percent(level)} removed."]
+        caption = [tables.caption(runs) + f"; {style.percent(level)} removed."]
     methods = tables.methods(rows)
     figure, panels = _panels(len(methods), 3, height=2.4, shared=False)
     signed = False
@@ -200,18 +200,10 @@ def _density_axes(axes: Axes, densities: pd.Series, crosses: int) -> float:
     return strip
 
 
-def _look(method: str, variant: str) -> dict:
-    return {
-        "color": style.colour(method),
-        "linestyle": "--" if variant else "-",
-        "marker": style.marker(method),
-    }
-
-
 def _draw_densities(axes: Axes, part: pd.DataFrame, names: list[str], place: float) -> None:
     if part.empty:
         return
-    look = _look(part["method"].iloc[0], part["variant"].iloc[0])
+    look = style.method_look((part["method"].iloc[0], part["variant"].iloc[0]))
     density = part.groupby("layer")["density"].agg(["mean", "min"]).reindex(names)
     x = np.arange(len(names))
     size = 3.5 if len(names) <= style.NAMED else 1.5

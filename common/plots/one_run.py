@@ -1,138 +1,325 @@
-"""A run's figures in its own notebook: in its colours, never in its way, and at the end beside the
-runs that it has to be compared with."""
+"""One run from inside: its scores, its mask, and the figures behind single methods' diagnostics."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
-from common.base.paths import ROOT
-from common.plots import style, tables
-from common.results.schema import EXACT
-from common.results.words import counted
-from common.runs.experiment import Experiment
-from common.runs.record import shown
-from common.runs.run import Run
+from common.base.errors import ConfigurationError
+from common.plots import style
 
-
-def drawing(run: Run) -> Callable[..., object]:
-    """`draw(function, *arguments)`: the function's figure in the run's colours. What cannot be
-    drawn says so in its place: no figure is worth a run."""
-
-    def draw(function: Callable, *arguments: object, **options: object) -> object:
-        if "method" in inspect.signature(function).parameters:
-            options = {"method": run.experiment.method, **options}
-        try:
-            return function(*arguments, **options)
-        except Exception as error:
-            return style.sentence(f"No figure: {type(error).__name__}: {error}")
-
-    return draw
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A run's result, as a notebook shows it: a sentence and, where there is something to compare
-    it with, a small picture."""
-
-    sentence: str
-    picture: Figure | None
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import Markdown, display
-
-        display(Markdown(self.sentence))
-        if self.picture:
-            display(self.picture)
-
-
-def outcome(run: Run) -> Outcome:
-    """What the run came to, beside dense and random networks of the same setting where they are at
-    hand: in its results folder, or among the published tables."""
-    experiment, summary = run.experiment, run.summary()
-    title = style.method_label(experiment.method, experiment.variant)
-    if experiment.ablation != "none":
-        title += f", {style.ablation_style(experiment.ablation)[0]}"
-    found = {title: [summary["test_accuracy"]]}
-    for name, like in _yardsticks(experiment).items():
-        if runs := _found(like):
-            found[name] = runs
-    epochs = counted(experiment.epochs, "epoch")
-    beside = [
-        f"{name} {sum(values) / len(values):.1f} ({counted(len(values), 'run')})"
-        for name, values in list(found.items())[1:]
-    ]
-    alone = "no run to compare that with is at hand" if experiment.sparsity else "the dense network"
-    sentence = (
-        f"**{summary['test_accuracy']:.1f} %** of the test images are recognised, with "
-        f"{100 * summary['sparsity_actual']:.4g} % of the weights removed, "
-        f"{f'after {epochs}' if experiment.epochs else 'without any training'}; "
-        f"{', '.join(beside) or alone}. "
-        f"The tables are in `{shown(experiment.folder)}`."
-    )
-    caption = (
-        f"{tables.network_name(experiment.model, experiment.dataset)}; protocol "
-        f"{experiment.protocol}, {epochs}; a dot each run, of which one decides nothing; this "
-        f"one on {summary['device']}."
-    )
-    picture = _beside(found, experiment.method, caption) if beside else None
-    return Outcome(sentence, picture)
-
-
-def _yardsticks(experiment: Experiment) -> dict[str, Experiment]:
-    """What the run is to be compared with: the same but for this. A dense network with nothing."""
-    if experiment.sparsity == 0:
-        return {}
-    plain = replace(experiment, method="random", variant="", ablation="none", options={})
-    same = {
-        "dense": replace(plain, sparsity=0.0),
-        "random": plain,
-        "unmodified": replace(experiment, ablation="none"),
-    }
-    told = (experiment.method, experiment.run_id)
-    return {name: one for name, one in same.items() if (one.method, one.run_id) != told}
-
-
-def _found(like: Experiment) -> list[float]:
-    """Test accuracies of the finished runs that are like this one, whatever their seed; a dense
-    network is one whatever its method."""
-    method = "*" if like.sparsity == 0 else like.method
-    name = like.run_id.replace(f"_seed{like.seed}_", "_seed@_")
-    same = re.compile(re.escape(name).replace("@", "[0-9]+"))
-    paths = like.results_dir.glob(f"{method}/{name.replace('@', '*')}/summary.csv")
-    own = [path for path in paths if same.fullmatch(path.parent.name)]
-    published = ROOT.glob("figures/results/*/summary.csv")
-    runs = {}
-    for table in (pd.read_csv(path, **EXACT) for path in own or published):
-        for row in table.to_dict("records") if "run_id" in table else ():
-            if same.fullmatch(row["run_id"]) and method in ("*", row["method"]):
-                runs[row["method"], row["run_id"]] = row["test_accuracy"]
-    return list(runs.values())
+BINS = 120
+ROWS = 24  # layers up to which each gets a histogram; beyond, its quantiles
+SAMPLE = 100_000  # scores of a layer that quantiles are taken from, evenly spaced
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+BELOW = 0.002  # share of a layer's scores that may lie below the axis, in its first bin
+CURVE = 1 << 18  # scores that a curve is drawn from, evenly spaced
+PLANES = 4  # input channels of a mask up to which single kernels are shown
+BLOCKS = 128  # rows and columns of a mask's map: finer would not be seen, and is heavy
 
 
 @style.styled
-def _beside(found: dict[str, list[float]], method: str, caption: str) -> Figure:
-    """A row each: dots for runs, a bar at their mean."""
-    figure = style.new_figure(1.0 + 0.3 * len(found), width=6.0)
+def score_histograms(
+    scores: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None = None,
+    method: str = "",
+    sparsity: float | None = None,
+) -> Figure:
+    """The distribution of log10 |score| in each layer, and what of it the masks keep.
+
+    scores: {parameter name: score tensor}; masks: same names and shapes, True = kept; method: names
+    the hue; sparsity: the share of all |score| that lies below a line, the threshold of one ranking
+    over the whole network. Up to 24 layers: a histogram each, scaled to its highest bin, the kept
+    scores in full colour; negative scores hang from its base. More layers: the 5, 25, 50, 75 and 95
+    percent quantiles of |score|. Zeros have no logarithm: their share is given, as are that of
+    negative scores and the kept share. Raises ConfigurationError for no scores, scores that are all
+    zero or not finite, or masks of other layers.
+    """
+    if masks is not None and set(masks) != set(scores):
+        raise ConfigurationError("masks: these are not the masks of the layers that have scores")
+    layers = [_Layer(name, score, masks and masks[name]) for name, score in scores.items()]
+    if all(layer.zero == 1 for layer in layers):
+        raise ConfigurationError("scores: nothing to draw, every score is zero")
+    hue = style.colour(method)
+    figure = _ridges(layers, hue) if len(layers) <= ROWS else _quantiles(layers, hue)
+    told = ""
+    if sparsity:
+        every = torch.cat([layer.logarithm for layer in layers])
+        cut = every.kthvalue(max(1, round(sparsity * len(every)))).values.item()
+        line = figure.axes[0].axvline if len(layers) <= ROWS else figure.axes[0].axhline
+        line(cut, color=style.INK, lw=0.9, zorder=4)
+        told = f"Line: the threshold below which {style.percent(sparsity)} of all scores lie."
+    facts = f"{len(layers)} layers, {sum(layer.size for layer in layers):,} scores"
+    if masks:
+        facts += f", {sum(int(mask.sum()) for mask in masks.values()):,} of them kept"
+    style.write_caption(figure, facts + ".", told)
+    return figure
+
+
+class _Layer:
+    """A layer's scores as the figures need them: everything is counted, only quantiles sample."""
+
+    def __init__(self, name: str, score: Tensor, mask: Tensor | None) -> None:
+        score = score.detach().flatten()
+        if not torch.isfinite(score).all():
+            raise ConfigurationError(f"scores: {name} has values that are not finite")
+        self.name, self.size = name.removesuffix(".weight"), score.numel()
+        self.logarithm = score.abs().log10_()  # -inf for zeros
+        self.below = score < 0
+        self.mask = None if mask is None else mask.detach().flatten().to(score.device).bool()
+        self.zero = int((score == 0).sum()) / self.size
+        self.negative = int(self.below.sum()) / self.size
+        self.kept = np.nan if mask is None else int(self.mask.sum()) / self.size
+
+    def quantiles(self, shares: tuple[float, ...]) -> np.ndarray:
+        """Quantiles of the logarithms of all scores but zeros; NaN without any."""
+        sample = self.logarithm[:: -(-self.size // SAMPLE)].cpu().numpy()
+        sample = sample[np.isfinite(sample)]
+        return np.quantile(sample, shares) if len(sample) else np.full(len(shares), np.nan)
+
+    def histogram(self, edges: np.ndarray, chosen: Tensor) -> np.ndarray:
+        """Counts of the chosen scores: those below the edges in the first bin, zeros in none."""
+        low, high = float(edges[0]), float(edges[-1])
+        values = self.logarithm[chosen & torch.isfinite(self.logarithm)]
+        return torch.histc(values.clamp_(low, high), BINS, low, high).cpu().numpy()
+
+    def notes(self) -> str:
+        """The shares that a histogram of logarithms cannot show."""
+        shares = {
+            "kept": self.kept,
+            "zero": self.zero or np.nan,
+            "negative": self.negative or np.nan,
+        }
+        return ", ".join(f"{100 * v:.3g}% {name}" for name, v in shares.items() if v == v)
+
+
+def _ridges(layers: list[_Layer], hue: str) -> Figure:
+    low = np.nanmin([layer.quantiles((BELOW,))[0] for layer in layers])
+    high = max(float(layer.logarithm.max()) for layer in layers)
+    edges = np.linspace(min(low, high - 0.5), high, BINS + 1)
+    signed = any(layer.negative for layer in layers)
+    figure = style.new_figure(1.5 + 0.4 * len(layers))
     axes = figure.subplots()
-    hues = {"dense": style.INK, "random": style.colour("random")}
-    for height, (name, values) in enumerate(found.items()):
-        hue = hues.get(name, style.colour(method))
-        axes.plot(values, [height] * len(values), "o", color=hue, alpha=0.6, clip_on=False)
-        mean = sum(values) / len(values)
-        axes.plot([mean], [height], "|", color=hue, ms=16, mew=2.2)
-        look = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-        axes.annotate(f"{mean:.1f}", (max(values), height), xytext=(8, 0), **look)
-    axes.set_yticks(range(len(found)), found)
-    axes.set_ylim(len(found) - 0.4, -0.6)
-    low, high = min(map(min, found.values())), max(map(max, found.values()))
-    room = max(1.0, 0.15 * (high - low))
-    axes.set_xlim(low - room, high + room)
-    axes.set_xlabel("Test accuracy, last epoch (%)")
-    style.write_caption(figure, caption)
+    for row, layer in enumerate(layers):
+        _ridge(axes, layer, edges, -row, hue, 0.44 if signed else 0.85)
+        place = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "va": "bottom"}
+        axes.text(1.01, -row, layer.notes(), **place)
+    axes.set_yticks(
+        -np.arange(len(layers)), [f"{layer.name} ({layer.size:,})" for layer in layers], va="bottom"
+    )
+    axes.set_ylim(-len(layers) + (0.4 if signed else 0.8), 0.55 if signed else 1.0)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel("log10 |score|, the few smaller ones in the first bin")
+    axes.grid(axis="y", visible=False)
+    axes.spines.left.set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    handles = [Patch(color=style.lighter(hue, 0.35), label="scores" + ": positive up" * signed)]
+    if signed:
+        handles.append(Patch(color=style.lighter(style.GREY, 0.5), label="negative down"))
+    if layers[0].mask is not None:
+        handles.append(Patch(color=hue, label="kept by the mask"))
+    style.legend_above(figure, handles)
+    return figure
+
+
+def _ridge(
+    axes: Axes, layer: _Layer, edges: np.ndarray, base: float, hue: str, height: float
+) -> None:
+    """One layer's histogram on the line y = base; negative scores hang from it."""
+    sides = [(~layer.below, 1, style.lighter(hue, 0.35))]
+    if layer.negative:
+        sides.append((layer.below, -1, style.lighter(style.GREY, 0.5)))
+    counts = [layer.histogram(edges, chosen) for chosen, _, _ in sides]
+    scale = height / max(max(count.max() for count in counts), 1)
+    for (chosen, side, light), count in zip(sides, counts, strict=True):
+        axes.stairs(base + side * scale * count, edges, baseline=base, fill=True, color=light)
+        if layer.mask is not None:
+            kept = layer.histogram(edges, chosen & layer.mask)
+            axes.stairs(base + side * scale * kept, edges, baseline=base, fill=True, color=hue)
+    axes.axhline(base, color=style.GREY, lw=0.5)
+
+
+def _quantiles(layers: list[_Layer], hue: str) -> Figure:
+    lines = np.array([layer.quantiles(QUANTILES) for layer in layers]).T
+    figure = style.new_figure(5.2)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    x = np.arange(len(layers))
+    upper.fill_between(x, lines[0], lines[4], color=hue, alpha=0.2, lw=0)
+    upper.fill_between(x, lines[1], lines[3], color=hue, alpha=0.35, lw=0)
+    upper.plot(x, lines[2], color=hue)
+    upper.set_ylabel("log10 |score|")
+    handles = [
+        Line2D([], [], color=hue, label="median"),
+        Patch(color=hue, alpha=0.5, label="25 to 75 percent"),
+        Patch(color=hue, alpha=0.2, label="5 to 95 percent"),
+    ]
+    for name, dashes in (("kept", "-"), ("zero", ":"), ("negative", "--")):
+        share = np.array([getattr(layer, name) for layer in layers])
+        if np.nansum(share):
+            tint = hue if name == "kept" else style.INK
+            lower.plot(x, 100 * share, color=tint, ls=dashes, lw=1.2)
+            handles.append(Line2D([], [], color=tint, ls=dashes, lw=1.2, label=name))
+    lower.set_ylim(0, 102)
+    lower.set_ylabel("Share of the layer (%)")
+    style.name_layers(lower, [layer.name for layer in layers])
+    style.legend_above(figure, handles)
+    return figure
+
+
+@style.styled
+def predicted_densities(
+    layers: pd.DataFrame, predicted: Sequence[float], method: str = ""
+) -> Figure:
+    """Measured layerwise densities on what theory predicts for them.
+
+    layers: columns of layers.csv; predicted: a density per row. The band is twice the standard
+    deviation of a binomial count: where a layer falls when each of its weights is kept or not
+    independently.
+    """
+    predicted, x = np.asarray(predicted, dtype=float), np.arange(len(layers))
+    spread = 2 * np.sqrt(predicted * (1 - predicted) / layers["size"].to_numpy())
+    hue = style.colour(method)
+    figure = style.new_figure(3.4)
+    axes = figure.subplots()
+    axes.errorbar(
+        x, predicted, spread, color=style.GREY, capsize=5, lw=1.2, ls="none", label="predicted ± 2σ"
+    )
+    axes.plot(x, layers["density"], style.marker(method), color=hue, label="measured", zorder=3)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("Density")
+    style.name_layers(axes, list(layers["layer"]))
+    style.legend_above(figure, axes.get_legend_handles_labels()[0])
+    inside = int((abs(layers["density"] - predicted) <= spread).sum())
+    style.write_caption(figure, f"{inside} of {len(layers)} layers lie within the band.")
+    return figure
+
+
+@style.styled
+def concentration(
+    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], method: str = ""
+) -> Figure:
+    """How much of the sum of abs(score) the weights with the highest ones hold.
+
+    scores, masks: {parameter name: tensor}. The line marks what the masks keep: exactly, since only
+    the curve is drawn from a sample of large networks.
+    """
+    flat = torch.cat([score.detach().abs().flatten().cpu().double() for score in scores.values()])
+    kept = torch.cat([masks[name].flatten().cpu() for name in scores])
+    share, held = float(kept.double().mean()), float(flat[kept].sum() / flat.sum())
+    sample = flat[:: max(1, len(flat) // CURVE)].sort(descending=True).values.numpy()
+    hue = style.colour(method)
+    figure = style.new_figure(3.4)
+    axes = figure.subplots()
+    axes.plot(
+        np.arange(1, len(sample) + 1) / len(sample) * 100,
+        sample.cumsum() / sample.sum() * 100,
+        color=hue,
+    )
+    axes.plot(100 * share, 100 * held, style.marker(method), color=hue)
+    axes.annotate(
+        f"the mask keeps {100 * share:.3g}% of the weights\nand {100 * held:.3g}% of the sum",
+        (100 * share, 100 * held),
+        xytext=(12, -4),
+        textcoords="offset points",
+        va="top",
+    )
+    axes.set_xscale("log")
+    style.plain_log_ticks(axes.xaxis)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("Weights with the highest |score| (% of all)")
+    axes.set_ylabel("Share of the sum of |score| (%)")
+    return figure
+
+
+@style.styled
+def mask_image(mask: Tensor, name: str = "", method: str = "") -> Figure:
+    """The mask of one layer, True = kept: (outputs, inputs) or (outputs, inputs, height, width).
+
+    A convolution of up to four input channels (the first layer): every kernel, a panel per input
+    channel. Any other layer: the share kept between each pair of input and output channel, and
+    beside it of each channel, so that a channel without a weight left shows as a gap. More than 128
+    channels are averaged to 128. Raises ConfigurationError for another number of dimensions.
+    """
+    if mask.ndim not in (2, 4):
+        raise ConfigurationError(
+            f"mask: shape {tuple(mask.shape)} is not that of a linear (2) or convolution (4) weight"
+        )
+    mask = mask.detach().cpu().double()
+    kernel = f", {mask.shape[2]} x {mask.shape[3]} kernels" if mask.ndim == 4 else ""
+    mask = mask.reshape(*mask.shape[:2], *(mask.shape[2:] or (1, 1)))
+    colours = LinearSegmentedColormap.from_list("kept", ["white", style.colour(method)])
+    single = kernel and mask.shape[1] <= PLANES
+    figure = (_kernels if single else _channels)(mask, colours.with_extremes(bad="#d0d0d0"))
+    label = f"{name.removesuffix('.weight')}: " if name else ""
+    dead = [int((mask.sum(axes) == 0).sum()) for axes in ((1, 2, 3), (0, 2, 3))]
+    averaged = not single and max(mask.shape[:2]) > BLOCKS
+    style.write_caption(
+        figure,
+        f"{label}{mask.shape[0]} x {mask.shape[1]} channels{kernel}; {int(mask.sum()):,} of "
+        f"{mask.numel():,} weights kept ({100 * float(mask.mean()):.3g}%).",
+        f"Without any weight: {dead[0]} output and {dead[1]} input channels."
+        + f" The map is averaged to at most {BLOCKS} channels." * averaged,
+    )
+    return figure
+
+
+def _kernels(mask: Tensor, colours: Colormap) -> Figure:
+    """The kernels of each input channel as tiles, row by row in the order of the outputs."""
+    outputs, inputs, height, width = mask.shape
+    columns = int(np.ceil(np.sqrt(outputs)))
+    rows = -(-outputs // columns)
+    figure = style.new_figure(0.6 + 3.0 * rows / columns, width=3.0 * max(inputs, 2))
+    for plane, axes in enumerate(figure.subplots(1, inputs, squeeze=False)[0]):
+        tiles = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
+        for output in range(outputs):
+            top, left = (
+                1 + p * (k + 1)
+                for p, k in zip(divmod(output, columns), (height, width), strict=True)
+            )
+            tiles[top : top + height, left : left + width] = mask[output, plane]
+        axes.imshow(tiles, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(f"Input channel {plane}: kept weights coloured", fontsize=9)
+        axes.set_axis_off()
+    return figure
+
+
+def _channels(mask: Tensor, colours: Colormap) -> Figure:
+    """Share kept per pair of channels, and per channel along the upper and right edge."""
+    share = mask.mean((2, 3))
+    outputs, inputs = share.shape
+    blocks = adaptive_avg_pool2d(share[None], (min(outputs, BLOCKS), min(inputs, BLOCKS)))[0]
+    figure = style.new_figure(5.4, width=7.0)
+    grid = figure.subplots(
+        2, 2, sharex="col", sharey="row", width_ratios=[5, 1], height_ratios=[1, 5]
+    )
+    (top, corner), (centre, right) = grid
+    corner.remove()
+    extent = (-0.5, inputs - 0.5, outputs - 0.5, -0.5)
+    look = {"cmap": colours, "vmin": 0, "aspect": "auto", "interpolation": "nearest"}
+    image = centre.imshow(blocks.numpy(), extent=extent, **look)
+    centre.grid(False)
+    centre.set(xlabel="Input channel", ylabel="Output channel")
+    for axes, part, orientation in ((top, 0, "vertical"), (right, 1, "horizontal")):
+        channels = share.mean(part).numpy()
+        edges = np.arange(len(channels) + 1) - 0.5
+        axes.stairs(channels, edges, orientation=orientation, color=colours(1.0), fill=True)
+    top.set_ylim(bottom=0)
+    right.set_xlim(left=0)
+    percent = PercentFormatter(1, decimals=0)
+    top.yaxis.set_major_formatter(percent)
+    right.xaxis.set_major_formatter(percent)
+    figure.colorbar(
+        image, ax=[top, centre, right], label="Weights kept", shrink=0.75, format=percent
+    )
     return figure

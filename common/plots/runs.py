@@ -8,8 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 
 from common.plots import style, tables
+
+LABELS = {"test_accuracy": "Test accuracy (%)", "train_loss": "Training loss"}
+COSTS = ("epochs", "prune_seconds", "train_seconds")
+FEW = 12  # epochs up to which each has its mark
+MARKS = 8  # marks on a longer line
+APART = 2.4  # points between lines that coincide
+THIN = {"linewidth": 1.2, "markersize": 3.8}
 
 
 @style.styled
@@ -24,7 +32,8 @@ def training_curves(
     What was not trained at all has no curve, and is said in words. Without a summary, `epochs` is
     one run's table, `method` its hue. With it: a row of panels per
     ablation, a line per method and run, at the sparsity nearest to `sparsity`, the dense runs in
-    black. Raises ConfigurationError for an empty table or several networks.
+    black; lines that coincide are drawn side by side. Raises ConfigurationError for an empty table
+    or several networks.
     """
     trained = epochs["epoch"].max() > 0
     if summary is None:
@@ -33,10 +42,9 @@ def training_curves(
             accuracy = run["test_accuracy"].iloc[0]
             return style.sentence(f"Not trained: {accuracy:.1f} % test accuracy, as it was pruned.")
         figure = style.new_figure(3.1)
-        for axes, column in zip(
-            figure.subplots(1, 2), ("test_accuracy", "train_loss"), strict=True
-        ):
-            _draw(axes, run, column, style.colour(run["method"].iloc[0]))
+        look = {"color": style.colour(run["method"].iloc[0]), "marker": ".", "linewidth": 1.2}
+        for axes, column in zip(figure.subplots(1, 2), LABELS, strict=True):
+            _draw(axes, [(run, look)], column)
         return figure
     runs = tables.prepared(summary, ["dataset", "model", "seed", "run_id"])
     tables.one_network(runs)
@@ -50,89 +58,108 @@ def training_curves(
     figure = style.new_figure(0.9 + 2.2 * len(shown))
     grid = figure.subplots(len(shown), 2, squeeze=False, sharex=True, sharey="col")
     for pair, ablation in zip(grid, shown, strict=True):
-        for axes, column in zip(pair, ("test_accuracy", "train_loss"), strict=True):
-            for _, run in dense.groupby(["method", "run_id"]):
-                _draw(axes, run, column, style.INK, linewidth=0.9)
-            part = pruned[pruned["ablation"] == ablation]
-            for name, variant in tables.methods(part):
-                for _, run in tables.of(part, (name, variant)).groupby("run_id"):
-                    dashes = "--" if variant else "-"
-                    _draw(axes, run, column, style.colour(name), linestyle=dashes)
+        lines = [(run, style.DENSE) for _, run in dense.groupby(["method", "run_id"])]
+        part = pruned[pruned["ablation"] == ablation]
+        for method in tables.methods(part):
+            runs_ = tables.of(part, method).groupby("run_id")
+            lines += [(run, style.method_look(method) | THIN) for _, run in runs_]
+        for axes, column in zip(pair, LABELS, strict=True):
+            _draw(axes, lines, column)
             axes.set_xlabel("Epoch" if ablation == shown[-1] else "")
         pair[0].set_title(style.ablation_style(ablation)[0], loc="left", weight="bold")
     handles = [
-        Line2D([], [], color=style.colour(m), ls="--" if v else "-", label=style.method_label(m, v))
-        for m, v in tables.methods(pruned)
+        Line2D([], [], label=style.method_label(*method), **style.method_look(method) | THIN)
+        for method in tables.methods(pruned)
     ]
     if len(dense):
         handles.append(Line2D([], [], label="dense network", **style.DENSE))
     style.legend_above(figure, handles)
-    shares = f"{style.percent(level)} of the weights removed; one line per run."
-    style.write_caption(figure, tables.described(runs) + ".", shares)
+    shares = f"{style.percent(level)} of the weights removed; one line per run, side by side where "
+    shares += "they coincide."
+    style.write_caption(figure, tables.caption(runs) + ".", shares)
     return figure
 
 
 @style.styled
 def cost(summary: pd.DataFrame) -> Figure:
-    """Seconds to prune, seconds to train and training throughput, per method: a dot per run, a bar
-    at the median. Raises ConfigurationError for an empty summary or several networks."""
-    columns = {
-        "prune_seconds": "Scoring and masking (s)",
-        "train_seconds": "Training (s)",
-        "images_per_second": "Images trained per second",
-    }
-    runs = tables.prepared(summary, ["dataset", "model", *columns])
+    """What scoring and masking take, per method: seconds, and epochs of the same run's training; a
+    row of panels per device, a dot per run, a bar at the median.
+
+    Training takes as long under every mask. Raises ConfigurationError for an empty summary or
+    several networks.
+    """
+    runs = tables.prepared(summary, ["dataset", "model", "device", *COSTS])
     tables.one_network(runs)
     pruned = runs[~tables.is_dense(runs)]
-    groups = [
-        (style.method_label(*method), style.colour(method[0]), tables.of(pruned, method))
-        for method in tables.methods(pruned)
-    ]
-    if len(dense := runs[tables.is_dense(runs)]):
-        groups.insert(0, ("Dense network", style.INK, dense))
-    if not runs["images_per_second"].max() > 0:  # nothing was trained: epochs=0
-        columns = {"prune_seconds": columns["prune_seconds"]}
-    figure = style.new_figure(1.2 + 0.34 * len(groups))
-    for axes, (column, label) in zip(
-        figure.subplots(1, len(columns), sharey=True, squeeze=False)[0],
-        columns.items(),
-        strict=True,
-    ):
-        for height, (name, hue, rows) in enumerate(groups):
-            values = rows[column].dropna()
-            if name == "Dense network" and column == "prune_seconds":
-                continue
-            # Fixed offsets: dots of equal runs stay apart, and the figure stays the same.
-            offsets = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else [0.0]
-            axes.plot(values, height + np.asarray(offsets), ".", color=hue, ms=4, alpha=0.6)
-            axes.plot([values.median()], [height], "|", color=hue, ms=16, mew=2.2)
-        axes.set_xlabel(label)
-        if column == "prune_seconds" and (pruned[column] > 0).any():
+    trained = pruned["train_seconds"] / pruned["epochs"]  # inf where nothing was trained
+    values = {
+        "Scoring and masking (s)": pruned["prune_seconds"],
+        "The same in epochs of training": pruned["prune_seconds"] / trained.where(trained > 0),
+    }
+    values = {label: column for label, column in values.items() if (column > 0).any()}
+    if not values:
+        return style.sentence("No times: nothing was pruned.")
+    methods, devices = tables.methods(pruned), sorted(pruned["device"].unique())
+    figure = style.new_figure(0.9 + len(devices) * (0.7 + 0.3 * len(methods)))
+    grid = figure.subplots(
+        max(len(devices), 1), len(values), sharex="col", sharey=True, squeeze=False
+    )
+    for row, device in zip(grid, devices, strict=False):
+        there = pruned[pruned["device"] == device]
+        row[0].set_title(device, loc="left")
+        for axes, column in zip(row, values.values(), strict=True):
+            for height, method in enumerate(methods):
+                found = column[tables.of(there, method).index].dropna()
+                _dots(axes, found[found > 0], height, style.colour(method[0]))
             axes.set_xscale("log")
-            style.plain_log_ticks(axes.xaxis)
-        else:
-            axes.set_xlim(0, 1.08 * runs[column].max())
-    axes.set_yticks(range(len(groups)), [name for name, _, _ in groups])
-    axes.set_ylim(len(groups) - 0.4, -0.6)
+    for axes, label in zip(grid[-1], values, strict=True):
+        axes.set_xlabel(label)
+        style.plain_log_ticks(axes.xaxis)
+    grid[0, 0].set_yticks(range(len(methods)), [style.method_label(*pair) for pair in methods])
+    grid[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     style.write_caption(
         figure,
-        tables.described(runs) + ".",
-        "Dots: runs; bar: their median. Other work on the machine shows in them.",
+        tables.caption(runs) + ".",
+        "Dots: runs; bar: their median. Other work on the machine shows in the seconds, and hardly "
+        "in the epochs, which the same run was trained for on the same machine.",
     )
     return figure
 
 
-def _draw(axes: Axes, run: pd.DataFrame, column: str, hue: str, **look: object) -> None:
-    run = run.sort_values("epoch").dropna(subset=[column])
-    look = {"linewidth": 1.2, **look}
-    few = "." if len(run) <= 12 else None
-    axes.plot(run["epoch"], run[column], color=hue, marker=few, **look)
+def _dots(axes: Axes, values: pd.Series, height: float, hue: str) -> None:
+    # Fixed offsets: dots of equal runs stay apart, and the figure stays the same.
+    offsets = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else [0.0] * len(values)
+    axes.plot(values, height + np.asarray(offsets), ".", color=hue, ms=4, alpha=0.6)
+    if len(values):
+        axes.plot([values.median()], [height], "|", color=hue, ms=16, mew=2.2)
+
+
+def _draw(axes: Axes, lines: list[tuple[pd.DataFrame, dict]], column: str) -> None:
+    """Lines of (a run's epochs, look); those that coincide stand side by side."""
+    drawn: list[pd.Series] = []
+    for place, (run, look) in enumerate(lines):
+        values = run.sort_values("epoch").dropna(subset=[column]).set_index("epoch")[column]
+        few, step = len(values) <= FEW, max(len(values) // MARKS, 1)
+        beside = sum(_coincide(values, other, column) for other in drawn)
+        drawn.append(values)
+        aside = offset_copy(axes.transData, axes.figure, y=APART * beside, units="points")
+        marks = {"markevery": 1 if few else (place % step, step)}
+        if look.get("marker") == "." and not few:
+            look = look | {"marker": None}
+        axes.plot(values.index, values, transform=aside, **marks | look)
+        axes.update_datalim(np.column_stack([values.index, values]))  # not from what lies aside
     axes.set_xlabel("Epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(LABELS[column])
+    axes.autoscale_view()
     if column == "test_accuracy":
-        axes.set_ylabel("Test accuracy (%)")
         axes.set_ylim(0, 102)
     else:
-        axes.set_ylabel("Training loss")
         axes.set_yscale("log")
         style.plain_log_ticks(axes.yaxis)
+
+
+def _coincide(values: pd.Series, other: pd.Series, column: str) -> bool:
+    """Whether two lines cannot be told apart: half a point of accuracy, a hundredth of a loss."""
+    near = {"atol": 0.5, "rtol": 0} if column == "test_accuracy" else {"rtol": 0.01}
+    return values.index.equals(other.index) and np.allclose(values, other, **near)

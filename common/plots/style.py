@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from common.base.files import write_atomically
 from common.results.reference import METHODS
@@ -40,12 +42,21 @@ COLOURS = {
     "synflow": "#D55E00",
     "ntk_sap": "#5D3A9B",
     "prospr": "#56B4E9",
+    "phew": "#8C6D1F",
+    "igq": "#6B6B6B",
     "lottery_ticket": "#B8860B",
     "filter_lasso": "#3D5A80",
 }
 MARKERS = {
     **{"random": "X", "magnitude": "o", "SNIP": "s", "grasp": "^", "synflow": "D"},
-    **{"ntk_sap": "P", "prospr": "p", "filter_lasso": "h", "lottery_ticket": "*"},
+    **{
+        "ntk_sap": "P",
+        "prospr": "p",
+        "phew": "<",
+        "igq": ">",
+        "filter_lasso": "h",
+        "lottery_ticket": "*",
+    },
 }
 _SPARE_COLOURS = ("#7A6A00", "#A0522D", "#4D4D4D")
 
@@ -92,7 +103,7 @@ STYLE = {
 }
 
 
-class Picture(Figure):
+class SelfDisplayingFigure(Figure):
     """A matplotlib Figure that carries its style along and shows itself, once, in a notebook."""
 
     def draw(self, renderer: object) -> None:
@@ -100,22 +111,32 @@ class Picture(Figure):
             super().draw(renderer)
 
     def _ipython_display_(self) -> None:
-        """Shows itself, whichever backend is active. 128 colours are enough for a figure and make
-        a third of the bytes: executed notebooks stay light."""
+        """Shows itself, whichever backend is active, light enough for executed notebooks."""
         from IPython.display import display
 
-        small = io.BytesIO()
-        colours = Image.open(as_png(self)).convert("RGB").quantize(128)
-        colours.save(small, "png", optimize=True)
+        picture, small = io.BytesIO(), io.BytesIO()
+        self.savefig(picture, format="png", dpi=SHOWN_DPI)
+        fewer_colours(Image.open(picture)).save(small, "png", optimize=True)
         display({"image/png": small.getvalue(), "text/plain": repr(self)}, raw=True)
 
 
-def as_png(figure: Figure) -> io.BytesIO:
-    """The figure as a notebook shows it."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=SHOWN_DPI)
-    picture.seek(0)
-    return picture
+def fewer_colours(picture: Image.Image, count: int = 128) -> Image.Image:
+    """The picture in its `count` most frequent colours, which makes a third of the bytes.
+
+    Those stay as they are, the hues of all lines and areas among them; the others, which smooth
+    edges, become the nearest of them.
+    """
+    pixels = np.asarray(picture.convert("RGB"))
+    packed = pixels @ np.array([1 << 16, 1 << 8, 1])
+    _, first, places, times = np.unique(
+        packed, return_index=True, return_inverse=True, return_counts=True
+    )
+    colours = pixels.reshape(-1, 3)[first]
+    palette = colours[np.argsort(-times, kind="stable")[:count]]
+    nearest = cKDTree(palette).query(colours)[1].astype(np.uint8)
+    reduced = Image.fromarray(nearest[places].reshape(packed.shape))
+    reduced.putpalette(palette.tobytes())
+    return reduced
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -133,16 +154,16 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def new_figure(height: float, width: float = WIDTH) -> Picture:
+def new_figure(height: float, width: float = WIDTH) -> SelfDisplayingFigure:
     """An empty figure, `width` x `height` inches, that arranges its own panels."""
-    return Picture(figsize=(width, height), layout="constrained")
+    return SelfDisplayingFigure(figsize=(width, height), layout="constrained")
 
 
 @styled
-def sentence(text: str) -> Picture:
+def sentence(text: str) -> SelfDisplayingFigure:
     """A figure that says in words why there is none."""
     lines = textwrap.wrap(text, 130)[:8]
-    figure = Picture(figsize=(WIDTH, 0.3 + 0.2 * len(lines)))
+    figure = SelfDisplayingFigure(figsize=(WIDTH, 0.3 + 0.2 * len(lines)))
     figure.text(0.01, 0.5, "\n".join(lines), va="center", color=GREY)
     return figure
 
@@ -152,7 +173,7 @@ def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
     look = {"loc": "outside upper left", "handlelength": 2.8, "columnspacing": 1.4}
     for rows in range(1, len(handles) + 1):
         legend = figure.legend(handles=handles, ncols=-(-len(handles) // rows), **look)
-        if rows == len(handles) or legend.get_window_extent().width <= figure.bbox.width:
+        if rows == len(handles) or legend.get_window_extent().width <= 0.98 * figure.bbox.width:
             return
         legend.remove()
 
@@ -193,6 +214,12 @@ def marker(method: str) -> str:
     return MARKERS.get(method, "v" if method else "o")
 
 
+def method_look(method: tuple[str, str]) -> dict:
+    """How the line of a (method, variant) is drawn where figures hold one per method."""
+    look = {"color": colour(method[0]), "marker": marker(method[0])}
+    return look | {"linestyle": "--" if method[1] else "-"}
+
+
 def lighter(hue: str, share: float) -> tuple[float, float, float]:
     """`share` of the hue, the rest white."""
     return tuple(1 - share * (1 - part) for part in mpl.colors.to_rgb(hue))
@@ -212,7 +239,7 @@ def ordered(names: Iterable[str], known: Iterable[str]) -> list[str]:
 
 def method_label(method: str, variant: str = "") -> str:
     """`SynFlow` or `SynFlow (one shot)`."""
-    name = METHODS.get(method, method)
+    name = METHODS.get(method) or method.partition("@")[0]  # from outside: name@hash
     name = name[0].upper() + name[1:]
     return f"{name} ({variant.replace('_', ' ')})" if variant else name
 
@@ -222,15 +249,12 @@ def percent(value: float) -> str:
     return f"{100 * value:.4g}%"
 
 
-def signed(value: float, decimals: int = 2) -> str:
-    """`+0.42`, `−1.80`: a difference, with a real minus, which zero never has."""
-    return f"{round(value, decimals) + 0.0:+.{decimals}f}".replace("-", "−")
-
-
 def plain_log_ticks(axis: Axis) -> None:
-    """0.01, 0.1, 1 on a logarithmic axis; 0.2, 0.5 as well where it spans less than two decades."""
+    """0.01, 0.1, 1 on a logarithmic axis, and more between them where it spans little."""
     low, high = sorted(axis.get_view_interval())
-    steps = (1,) if low <= 0 or high / low > 100 else (1, 2, 5)
+    steps = {100.0: (1,), 8.0: (1, 2, 5), 0.0: (1, 1.5, 2, 3, 4, 6, 8)}
+    spans = high / low if low > 0 else float("inf")
+    steps = next(steps for least, steps in steps.items() if spans > least)
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

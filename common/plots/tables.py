@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from common.base.errors import ConfigurationError, unknown
 from common.plots.style import ABLATIONS, ordered
@@ -172,7 +173,7 @@ def cell(values: pd.Series) -> str:
     return f"{values.mean():.2f}{spread} ({len(values)})"
 
 
-def described(summary: pd.DataFrame) -> str:
+def caption(summary: pd.DataFrame) -> str:
     """The caption's first line: data set, model, protocol, runs and seeds, hardware, code.
 
     A value that differs between runs is called mixed and listed.
@@ -214,3 +215,20 @@ def _counted(summary: pd.DataFrame) -> str:
     seeds = sorted(int(seed) for seed in summary["seed"].dropna().unique())
     shown = ", ".join(map(str, seeds)) if len(seeds) <= 5 else f"{seeds[0]} … {seeds[-1]}"
     return f"{runs}, " + (f"seed {shown}" if len(seeds) == 1 else f"{len(seeds)} seeds ({shown})")
+
+
+def key_value_table(rows: Mapping[str, object] | pd.DataFrame) -> Styler:
+    """Name and value, a row each, nothing cut short; of a mapping or of a table's only row."""
+    if isinstance(rows, pd.DataFrame):
+        rows = rows.iloc[0].to_dict()
+    table = pd.DataFrame({"": {name: _readable(value) for name, value in rows.items()}})
+    left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
+    return table.style.set_table_styles(left).hide(axis="columns")
+
+
+def _readable(value: object) -> str:
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

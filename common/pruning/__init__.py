@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         from_torch_prune,
         load_masks,
         save_masks,
+        save_network,
         to_torch_prune,
     )
     from common.pruning.masks import Masks, apply, kept, like_weights
@@ -46,6 +47,7 @@ __all__ = [
     "prunable",
     "prune",
     "save_masks",
+    "save_network",
     "to_torch_prune",
 ]
 
@@ -86,7 +88,7 @@ def prune(
 
     check_sparsity(sparsity)
     check_model(model)
-    chosen = find(method, variant)
+    chosen = find_method(method, variant)
     _check_batches(batches)
     if chosen.needs_images and not batches:
         raise ConfigurationError(
@@ -112,7 +114,7 @@ def _check_batches(batches: Sequence[Batch]) -> None:
         )
 
 
-def find(method: str, variant: str = "") -> Method:
+def find_method(method: str, variant: str = "") -> Method:
     """The registered method. Raises ConfigurationError with the choices."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)

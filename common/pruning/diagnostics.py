@@ -3,6 +3,7 @@ conservation."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from common.pruning.masks import Masks
-from common.pruning.parameters import functional_call, prunable_modules
+from common.pruning.parameters import functional_call, prunable, weight_places
 from common.pruning.precision import double
 from common.pruning.scores import Batch, in_mode, loss_gradients
 
@@ -29,16 +30,16 @@ def multiply_adds(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
     """Parameter name -> multiply-accumulate operations of its layer for one input of `shape`.
 
     Each weight is used once per position of the layer's output (of its input, for a transposed
-    convolution). This is the "FLOPs" of the pruning literature; biases and normalisation are not
-    counted. Shapes are propagated on the meta device: nothing is computed.
+    convolution), in every layer that shares it. This is the "FLOPs" of the pruning literature;
+    biases and normalisation are not counted. Shapes are propagated on the meta device: nothing is
+    computed. (torch's FlopCounterMode counts modules, not weights: of attention it knows one sum.)
     """
-    modules = prunable_modules(model)
-    positions = dict.fromkeys(modules, 0)
+    weights, positions = prunable(model), Counter()
+    names = {id(weight): name for name, weight in weights.items()}
 
     def record(name: str) -> Hook:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            transposed = isinstance(module, _ConvTransposeNd)
-            map_ = inputs[0] if transposed else output
+            map_ = inputs[0] if isinstance(module, _ConvTransposeNd) else output
             if isinstance(module, nn.MultiheadAttention):
                 positions[name] += inputs[0].numel() // module.embed_dim
             elif isinstance(module, nn.Linear):
@@ -50,14 +51,12 @@ def multiply_adds(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
 
     # Attention uses the weight of its output projection without calling that layer.
     users = {m.out_proj: m for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    hooks = [(users.get(module, module), record(name)) for name, (module, _) in modules.items()]
+    places = ((module, getattr(module, attribute)) for module, attribute in weight_places(model))
+    hooks = [(users.get(m, m), record(names[id(w)])) for m, w in places if w is not None]
     meta = {n: t.to("meta") for n, t in _tensors(model)}
     with in_mode(model, training=False), _hooked(hooks), torch.no_grad():
         functional_call(model, (meta,), (torch.ones(1, *shape, device="meta"),))
-    return {
-        name: getattr(module, attribute).numel() * positions[name]
-        for name, (module, attribute) in modules.items()
-    }
+    return {name: weight.numel() * positions[name] for name, weight in weights.items()}
 
 
 def effective_masks(model: nn.Module, masks: Masks, shape: Sequence[int]) -> Masks:
@@ -71,8 +70,7 @@ def effective_masks(model: nn.Module, masks: Masks, shape: Sequence[int]) -> Mas
     path of its window. Needs layers that keep 0 and keep positive values positive (ReLU and
     BatchNorm; not attention).
     """
-    modules = prunable_modules(model)
-    boolean = {name: masks[name].float().cpu() for name in modules}
+    boolean = {name: masks[name].float().cpu() for name in prunable(model)}
     leaves = {name: mask.requires_grad_() for name, mask in boolean.items()}
     tensors: dict[str, Tensor] = {}
     for name, tensor in _tensors(model):

@@ -1,56 +1,132 @@
-"""Masks in a file, and masks in the form of torch.nn.utils.prune."""
+"""Masks in a file, and masks in the form of torch.nn.utils.prune.
+
+Files are safetensors: names, numbers and text. Nothing in them is code, so nothing is unpickled.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
-from common.pruning.masks import Masks, check_fit
+from common.pruning.masks import Masks, apply, check_fit
 from common.pruning.parameters import prunable, weight_places
 
+# What a file holds, among its notes: packed bits, or a network's state with its masks' names.
+_FORM, _SHAPES = "masks", "shapes"
+FORMS = ("safetensors", "torch_prune", "state_dict")
 
-def save_masks(masks: Masks, path: str | Path, about: Mapping[str, object] | None = None) -> None:
+
+def save_masks(
+    masks: Masks, path: str | Path, about: Mapping[str, object] | None = None, packed: bool = False
+) -> None:
     """Write masks to a safetensors file, whole or not at all.
 
-    about: what to note in the file, as text: the method, the sparsity ...
+    about: what to note in the file, as text: the method, the sparsity ... packed: one bit a weight
+    (an uint8 vector for each mask, the first weight in the highest bit) where it is a byte.
     """
-    # safetensors wants contiguous tensors that share no memory.
-    tensors = {
-        name: mask.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, mask in masks.items()
-    }
-    notes = {key: str(value) for key, value in (about or {}).items()}
-    write_atomically(Path(path), lambda p: save_file(tensors, p, metadata=notes))
+    notes, tensors = dict(about or {}), masks
+    if packed:
+        notes |= _noted("bits", masks)
+        tensors = {
+            name: torch.from_numpy(np.packbits(mask.detach().cpu().numpy()))
+            for name, mask in masks.items()
+        }
+    _write(tensors, path, notes)
+
+
+def save_network(
+    model: nn.Module,
+    masks: Masks,
+    path: str | Path,
+    form: str,
+    about: Mapping[str, object] | None = None,
+) -> None:
+    """Prune the model by the masks and write its state to a safetensors file, for others' code.
+
+    form: `torch_prune`, the state of a model under torch.nn.utils.prune (`<name>_orig` and
+    `<name>_mask`), or `state_dict`, the sparse network's own state, zeros where it is pruned.
+    Raises ConfigurationError where masks do not fit the model.
+    """
+    if form == "torch_prune":
+        to_torch_prune(model, masks)
+    else:
+        apply(model, masks)
+    _write(model.state_dict(), path, dict(about or {}) | _noted(form, masks))
 
 
 def load_masks(path: str | Path) -> Masks:
-    """The masks in a file that `save_masks` wrote, on the CPU; `like_weights` brings them to a
-    model's device. Raises ConfigurationError for a file that holds anything else."""
+    """The masks in a file that `save_masks` or `save_network` wrote, on the CPU; `like_weights`
+    brings them to a model's device. Of a sparse network a weight of zero counts as pruned.
+
+    Raises ConfigurationError for a file that holds anything else.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            masks = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            notes = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ConfigurationError(f"{path} is not a whole safetensors file: {error}") from error
-    for name, mask in masks.items():
+        raise ConfigurationError(
+            f"{path} is not a whole safetensors file, and no other is read: {error}"
+        ) from error
+    try:
+        if notes.get(_FORM) == "bits":
+            return {
+                name: _unpacked(tensors[name], shape)
+                for name, shape in json.loads(notes[_SHAPES]).items()
+            }
+        if notes.get(_FORM) == "torch_prune":
+            return {name: tensors[f"{name}_mask"].bool() for name in json.loads(notes[_SHAPES])}
+        if notes.get(_FORM) == "state_dict":
+            return {name: tensors[name] != 0 for name in json.loads(notes[_SHAPES])}
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(f"{path}: its masks are not those it tells of: {error}") from error
+    for name, mask in tensors.items():
         if mask.dtype != torch.bool:
             raise ConfigurationError(
                 f"{path} holds no masks: {name} is {mask.dtype}, a mask is torch.bool"
             )
-    return masks
+    return tensors
 
 
 def about_masks(path: str | Path) -> dict[str, str]:
     """What `save_masks` was told to note in the file."""
     with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+        notes = file.metadata() or {}
+    return {key: note for key, note in notes.items() if key not in (_FORM, _SHAPES)}
+
+
+def _write(tensors: Mapping[str, torch.Tensor], path: str | Path, notes: Mapping) -> None:
+    # safetensors wants contiguous tensors that share no memory.
+    alone = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    text = {key: str(value) for key, value in notes.items()}
+    content = save(alone, text)
+    write_atomically(Path(path), lambda p: p.write_bytes(content))
+
+
+def _noted(form: str, masks: Masks) -> dict[str, str]:
+    shapes = {name: list(mask.shape) for name, mask in masks.items()}
+    return {_FORM: form, _SHAPES: json.dumps(shapes)}
+
+
+def _unpacked(bits: torch.Tensor, shape: list[int]) -> torch.Tensor:
+    size = math.prod(shape)
+    if bits.dtype != torch.uint8 or bits.numel() != -(-size // 8):
+        raise ValueError(f"{bits.numel()} x {bits.dtype} for {size} bits")
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=size)).bool().view(shape)
 
 
 def to_torch_prune(model: nn.Module, masks: Masks) -> None:

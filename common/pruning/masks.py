@@ -80,7 +80,7 @@ def paired(weights: Mapping[str, Tensor], masks: Masks) -> list[tuple[Tensor, Te
 @torch.no_grad()
 def multiply(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Multiply weights by their masks, in place; what `apply` does once it has checked."""
-    if pairs and (pairs[0][0].is_cuda or pairs[0][1].dtype == pairs[0][0].dtype):
+    if pairs and pairs[0][1].dtype == pairs[0][0].dtype:
         torch._foreach_mul_(*map(list, zip(*pairs, strict=True)))
         return
     for pair in pairs:
@@ -160,14 +160,13 @@ def _select(
     allowed: list[Tensor | None] = [None] * len(scores)
     if candidates is not None:
         allowed = [memory.flat(_like(s, c)) for s, c in zip(scores, candidates, strict=True)]
-    for low, high in (_bracket(flat, allowed, keep, generator), (-math.inf, math.inf)):
-        parts = [_split(f, may, low, high) for f, may in zip(flat, allowed, strict=True)]
-        missing = keep - sum(_count(taken) for taken, _ in parts)
-        values = [f.index_select(0, w) for f, (_, w) in zip(flat, parts, strict=True)]
-        if 0 < missing <= sum(map(len, values)):
-            break
-    else:
+    parts = _around(flat, allowed, keep, *_bracket(flat, allowed, keep, generator))
+    if parts is None:  # the sample misled
+        parts = _around(flat, allowed, keep, -math.inf, math.inf)
+    if parts is None:
         raise ValueError(f"cannot keep {keep} weights: fewer are left to choose from")
+    values = [f.index_select(0, inside) for f, (_, inside) in zip(flat, parts, strict=True)]
+    missing = keep - sum(_count(taken) for taken, _ in parts)
     (threshold,) = _rank(torch.cat(values), missing)
     ties = []
     for (taken, inside), value in zip(parts, values, strict=True):
@@ -175,23 +174,40 @@ def _select(
         taken.index_fill_(0, better, True)
         missing -= len(better)
         ties.append(inside.index_select(0, _places(value == threshold)))
+    masks = [memory.unflat(taken, s) for s, (taken, _) in zip(scores, parts, strict=True)]
+    _keep_at_random(masks, ties, missing, generator)
+    return masks
+
+
+def _around(
+    flat: Sequence[Tensor],
+    allowed: Sequence[Tensor | None],
+    keep: int,
+    low: Tensor | float,
+    high: Tensor | float,
+) -> list[tuple[Tensor, Tensor]] | None:
+    """`_split` of every layer; None where the `keep`-th largest does not lie in [low, high]."""
+    parts = [_split(f, may, low, high) for f, may in zip(flat, allowed, strict=True)]
+    missing = keep - sum(_count(taken) for taken, _ in parts)
+    return parts if 0 < missing <= sum(len(inside) for _, inside in parts) else None
+
+
+def _keep_at_random(
+    masks: Sequence[Tensor], ties: Sequence[Tensor], number: int, generator: torch.Generator
+) -> None:
+    """Set `number` of the `ties` (places in the order of memory) in the masks, in place."""
     lengths = [len(tie) for tie in ties]
     chosen = torch.zeros(sum(lengths), dtype=torch.bool)
-    chosen[torch.randperm(len(chosen), generator=generator)[:missing]] = True
-    masks = []
-    for score, (taken, _), tie, take in zip(
-        scores, parts, ties, chosen.split(lengths), strict=True
-    ):
-        mask = memory.unflat(taken, score)
+    chosen[torch.randperm(len(chosen), generator=generator)[:number]] = True
+    for mask, tie, take in zip(masks, ties, chosen.split(lengths), strict=True):
         if take.all():
-            taken.index_fill_(0, tie, True)
-        else:
-            # In the order of the indices, so that the memory's order decides nothing.
-            tied = torch.zeros_like(taken).index_fill_(0, tie, True)
-            places = memory.unflat(tied, score).nonzero()
-            mask[places[take.to(places.device)].unbind(1)] = True
-        masks.append(mask)
-    return masks
+            memory.flat(mask).index_fill_(0, tie, True)
+            continue
+        # In the order of the indices, so that the memory's order decides nothing.
+        tied = torch.zeros_like(mask)
+        memory.flat(tied).index_fill_(0, tie, True)
+        places = tied.nonzero()
+        mask[places[take.to(places.device)].unbind(1)] = True
 
 
 def _bracket(

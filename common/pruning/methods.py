@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.base import deferred
+from common.base.errors import ConfigurationError, unknown
+from common.pruning.distributions import DISTRIBUTIONS
+from common.pruning.schedule import SCHEDULES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 scores = deferred.Module("common.pruning.scores")
 ntk_sap = deferred.Module("common.pruning.ntk_sap")
 prospr = deferred.Module("common.pruning.prospr")
+phew = deferred.Module("common.pruning.phew")
 
 PROSPR_STEPS = 3  # a batch for each of them and one for the loss; sources in prospr.py
 
@@ -28,13 +32,18 @@ PROSPR_STEPS = 3  # a batch for each of them and one for the loss; sources in pr
 class Method:
     """How a network is pruned.
 
-    score: what a weight is worth; whatever it computes, it does so in `full_float32`.
+    score: what a weight is worth; whatever it computes, it does so in `full_float32`, and what it
+    returns is its own: not a weight, and without a graph.
     iterations: rounds of scoring and pruning; schedule: densities on the way (`exponential`,
     `linear`); scope: `global` or a distribution (`uniform`, `erk`, `smart_ratio`).
     revive: whether a later round may bring a pruned weight back.
     images_per_class: how many scoring images of each class it needs; 0 = none.
     training_batches: or how many class-balanced batches of the size that one trains with.
     needs_shape: whether it needs the shape of an input to make its own.
+    graphs: how many forward passes over the scoring images it keeps in memory at a time, for the
+    GPU's sake. origin: of a method from outside, its file and the beginning of its hash.
+
+    Raises ConfigurationError for a number of rounds or images, a schedule or a scope that is none.
     """
 
     score: ScoreFunction
@@ -45,10 +54,19 @@ class Method:
     images_per_class: int = 0
     training_batches: int = 0
     needs_shape: bool = False
+    graphs: int = 1
+    origin: str = ""
 
     def __post_init__(self) -> None:
+        for name, choices in (("schedule", SCHEDULES), ("scope", ("global", *DISTRIBUTIONS))):
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
+        for name, least in (("iterations", 1), ("images_per_class", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigurationError(f"{name}={value!r} is not a whole number from {least} on")
         # Here, so that nobody who writes a score need think of it.
-        object.__setattr__(self, "score", _in_full_float32(self.score))
+        object.__setattr__(self, "score", _safely(self.score))
 
     @property
     def needs_images(self) -> bool:
@@ -56,13 +74,14 @@ class Method:
         return bool(self.images_per_class or self.training_batches)
 
 
-def _in_full_float32(score: ScoreFunction) -> ScoreFunction:
+def _safely(score: ScoreFunction) -> ScoreFunction:
     @functools.wraps(score, assigned=("__name__",))
     def scored(model: nn.Module, context: Context) -> Scores:
         from common.pruning.precision import full_float32
+        from common.pruning.scores import apart
 
         with full_float32():
-            return score(model, context)
+            return apart(score(model, context), model)
 
     return scored
 
@@ -85,8 +104,8 @@ METHODS: dict[str, dict[str, Method]] = {
         "force": Method(scores.force, iterations=100, revive=True, images_per_class=10),
     },
     "grasp": {
-        "": Method(scores.grasp, images_per_class=10),
-        "absolute": Method(scores.grasp_absolute, images_per_class=10),
+        "": Method(scores.grasp, images_per_class=10, graphs=3),
+        "absolute": Method(scores.grasp_absolute, images_per_class=10, graphs=3),
     },
     "synflow": {
         "": Method(scores.synflow, iterations=100, needs_shape=True),
@@ -95,11 +114,22 @@ METHODS: dict[str, dict[str, Method]] = {
         "linear": Method(scores.synflow, iterations=100, schedule="linear", needs_shape=True),
     },
     "ntk_sap": {
-        "": Method(ntk_sap.ntk_sap, iterations=20, needs_shape=True),
-        "single_pass": Method(ntk_sap.ntk_sap_single_pass, iterations=100, needs_shape=True),
+        "": Method(ntk_sap.ntk_sap, iterations=20, needs_shape=True, graphs=3),
+        "single_pass": Method(
+            ntk_sap.ntk_sap_single_pass, iterations=100, needs_shape=True, graphs=3
+        ),
+    },
+    "phew": {
+        "": Method(phew.phew),
+    },
+    "igq": {
+        "": Method(scores.random, scope="igq"),
+        "magnitude": Method(scores.magnitude, scope="igq"),
     },
     "prospr": {
-        "": Method(prospr.prospr, training_batches=PROSPR_STEPS + 1),
-        "first_order": Method(prospr.prospr_first_order, training_batches=PROSPR_STEPS + 1),
+        "": Method(prospr.prospr, training_batches=PROSPR_STEPS + 1, graphs=5),
+        "first_order": Method(
+            prospr.prospr_first_order, training_batches=PROSPR_STEPS + 1, graphs=5
+        ),
     },
 }

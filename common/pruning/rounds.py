@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.base.errors import ConfigurationError
 from common.base.seeding import generator
@@ -48,15 +48,14 @@ def prune_rounds(
     best of the weights still there are kept (of all weights, where the method revives), exactly
     round(density * prunable). The model is left with the final masks applied.
 
-    first: scores of the first round if they are known already (they are consumed).
+    first: scores of the first round if they are known already.
     observe: called after every round. Raises NonFiniteScoresError naming the layer.
     """
     weights = prunable(model)
     if not weights:
         raise ValueError("the model has no convolution or linear layer, so nothing to prune")
-    context.masks, context.workspace = {}, {}
-    if method.revive:
-        context.dense = {name: w.detach().clone() for name, w in weights.items()}
+    dense = _copies(weights) if method.revive else {}
+    context = replace(context, dense=dense, _buffers={})
     total = sum(weight.numel() for weight in weights.values())
     masks: Masks | None = None
     for step in range(1, method.iterations + 1):
@@ -73,15 +72,12 @@ def prune_rounds(
             }
             keep = DISTRIBUTIONS[method.scope](shapes, keep, left)
         masks = masking.select(scores, keep, context.generator, candidates)
-        context.masks = masks = masking.like_weights(model, masks)
-        if method.revive:
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    weight.copy_(context.dense[name])
+        masks = masking.like_weights(model, masks)
+        context = replace(context, masks=masks)
+        _restore(weights, dense)
         masking.apply(model, masks)
         if observe is not None:
             observe(Round(step, density, masks))
-    context.workspace = None
     return masks
 
 
@@ -101,26 +97,22 @@ def prune_ablated(
     Raises ConfigurationError for an ablation that is not known, or for `reinit` where the context
     does not know how the model's weights are drawn.
     """
-    stages = ablations.parse(ablation)
-    if "weights" in stages and context.initialise is None:
+    ablated = ablations.parse(ablation)
+    if "weights" in ablated and context.initialise is None:
         raise ConfigurationError(
             f"ablation={ablation!r} draws weights: give it initialise=(model, generator) -> None"
         )
-    with _as_it_was(model) if "weights" in stages else contextlib.nullcontext():
+    with _as_it_was(model) if "weights" in ablated else contextlib.nullcontext():
         # A shuffled mask keeps weights that the rounds set to zero.
-        dense = (
-            {n: w.detach().clone() for n, w in prunable(model).items()} if "masks" in stages else {}
-        )
-        rounds = {"transform": stages.get("scores"), "first": first, "observe": observe}
+        dense = _copies(prunable(model)) if "masks" in ablated else {}
+        rounds = {"transform": ablated.get("scores"), "first": first, "observe": observe}
         masks = prune_rounds(model, method, sparsity, context, **rounds)
-        if "masks" in stages:
-            masks = stages["masks"](masks, generator(seed, "mask shuffle"))
+        if "masks" in ablated:
+            masks = ablated["masks"](masks, generator(seed, "mask shuffle"))
             masks = masking.like_weights(model, masks)
-            with torch.no_grad():
-                for name, weight in prunable(model).items():
-                    weight.copy_(dense[name])
-        if "weights" in stages:
-            stages["weights"](model, context.initialise, generator(seed, "redrawn weights"))
+            _restore(prunable(model), dense)
+        if "weights" in ablated:
+            ablated["weights"](model, context.initialise, generator(seed, "redrawn weights"))
         masking.apply(model, masks)
         return masks
 
@@ -129,9 +121,19 @@ def prune_ablated(
 def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Puts the model back if what is done meanwhile fails: someone else's function draws weights
     after the masks were applied."""
-    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    before = _copies(model.state_dict())
     try:
         yield
     except BaseException:
         model.load_state_dict(before)
         raise
+
+
+def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+@torch.no_grad()
+def _restore(weights: Mapping[str, Tensor], copies: Mapping[str, Tensor]) -> None:
+    for name, copy in copies.items():
+        weights[name].copy_(copy)

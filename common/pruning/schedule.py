@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+SCHEDULES = ("exponential", "linear")
+
 
 def keep_count(total: int, sparsity: float) -> int:
     """How many of `total` weights remain when the fraction `sparsity` is removed."""
@@ -20,4 +22,4 @@ def density_after(step: int, steps: int, density: float, schedule: str) -> float
         return density ** (step / steps)
     if schedule == "linear":
         return 1 - (1 - density) * step / steps
-    raise ValueError(f"schedule={schedule!r} is not known; choose from: exponential, linear")
+    raise ValueError(f"schedule={schedule!r} is not known; choose from: {', '.join(SCHEDULES)}")

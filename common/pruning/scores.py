@@ -32,9 +32,9 @@ Initialise = Callable[[nn.Module, torch.Generator], None]
 GRASP_TEMPERATURE = 200.0
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Context:
-    """What a score may use besides the model.
+    """What a score may look at besides the model.
 
     shape: of one input, without the batch dimension (data-free scores make their own input).
     batches: scoring images and labels, (B, *shape) and (B,).
@@ -43,8 +43,6 @@ class Context:
     masks: what the rounds before this one kept; empty in the first.
     initialise: draws all of the model's weights, in place, as its own were drawn.
     inputs: how many random inputs a score that makes its own looks at.
-    workspace: tensors that a score may keep and overwrite in the next round, its last result
-    among them; None where the scores are to last.
     """
 
     shape: tuple[int, ...] = ()
@@ -54,10 +52,23 @@ class Context:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     initialise: Initialise | None = None
     inputs: int = 100
-    workspace: dict[str, Tensor] | None = None
+    # Buffers that SynFlow overwrites from round to round; None where its scores are to last.
+    _buffers: dict[str, Tensor] | None = None
 
 
 ScoreFunction = Callable[[nn.Module, Context], Scores]
+
+
+def apart(scores: Scores, model: nn.Module) -> Scores:
+    """The scores without a graph, and none of them a weight itself, whatever a method returns."""
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def own(score: Tensor) -> Tensor:
+        return score.detach().clone() if score.data_ptr() in weights else score.detach()
+
+    if not isinstance(scores, dict) or not all(isinstance(s, Tensor) for s in scores.values()):
+        return scores  # not what it should be, which is said elsewhere
+    return {name: own(score) for name, score in scores.items()}
 
 
 def random(model: nn.Module, context: Context) -> Scores:
@@ -110,14 +121,14 @@ def synflow(model: nn.Module, context: Context) -> Scores:
     """abs(w dR/dw), R the sum of the outputs for all-ones input and abs() of every parameter
     (Tanaka et al. 2020, eq. 2)."""
     names = list(prunable(model))
-    return synaptic_flow(model, context.shape, torch.abs, names, context.workspace)[1]
+    return synaptic_flow(model, context.shape, torch.abs, names, context._buffers)[1]
 
 
 def synflow_l2(model: nn.Module, context: Context) -> Scores:
     """SynFlow with the squares of the parameters in place of their absolute values: the share of
     each weight in the L2 path norm (Gebhart et al. 2021)."""
     names = list(prunable(model))
-    return synaptic_flow(model, context.shape, _square, names, context.workspace)[1]
+    return synaptic_flow(model, context.shape, _square, names, context._buffers)[1]
 
 
 def synaptic_flow(
@@ -125,52 +136,61 @@ def synaptic_flow(
     shape: Sequence[int],
     positive: Callable[[Tensor], Tensor] = torch.abs,
     names: Sequence[str] | None = None,
-    workspace: dict[str, Tensor] | None = None,
+    buffers: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Scores]:
     """R and the scores p dR/dp of the parameters `names` (all when None) of the positive network.
 
-    positive: of a parameter, what it is in the positive network, value by value. workspace: see
-    `Context`.
+    positive: of a parameter, what it is in the positive network, value by value. buffers: float64
+    tensors by parameter name to work in, the scores among them; filled where empty.
     In float64 throughout: R grows by a factor a layer and passes float32's range on deep networks
     (ResNet-56: 6e70). In eval mode: BatchNorm in train mode would normalise the flow away and break
     its conservation. On Apple's GPUs, which have no float64, the CPU does it and keeps the scores.
     """
-    device = next(model.parameters()).device
-    on = environment.float64_device(device)
-    named = dict(model.named_parameters())
-    held = {} if workspace is None else workspace
-    for name, p in named.items():
-        if name not in held:
-            held[name] = torch.empty_like(p, dtype=torch.float64, device=on, requires_grad=False)
-        for part, own in memory.parts(held[name], p.detach().to(on)):
-            part.copy_(positive(own))
-    parameters = {name: held[name].detach() for name in named}
-    buffers = {
-        name: b.detach().to(on, torch.float64) if b.is_floating_point() else b.detach().to(on)
+    on = environment.float64_device(next(model.parameters()).device)
+    held = _positive_network(model, positive, {} if buffers is None else buffers, on)
+    statistics = {
+        name: b.detach().to(on, torch.float64 if b.is_floating_point() else None)
         for name, b in model.named_buffers()
     }
-    names = list(named) if names is None else names
+    leaves = {name: p.detach() for name, p in held.items()}
+    names = list(held) if names is None else names
     unreached = set(names)
-
-    def score(p: Tensor, name: str) -> None:
-        # Nothing of the backward pass needs p any more: its score takes its place, and no more
-        # than one layer's gradient exists at a time.
-        with torch.no_grad():
-            p.mul_(p.grad)
-        p.grad = None
-        unreached.remove(name)
-
     for name in names:
-        leaf = parameters[name].requires_grad_()
-        leaf.register_post_accumulate_grad_hook(partial(score, name=name))
+        leaves[name].requires_grad_().register_post_accumulate_grad_hook(
+            partial(_score_in_place, name=name, unreached=unreached)
+        )
     ones = torch.ones(1, *shape, dtype=torch.float64, device=on)
     passing = takes_made_input("SynFlow", shape)
     with in_mode(model, training=False), torch.enable_grad(), passing:
-        flow = functional_call(model, (parameters, buffers), (ones,)).sum()
+        flow = functional_call(model, (leaves, statistics), (ones,)).sum()
     flow.backward()
     for name in unreached:
         held[name].zero_()
     return flow.detach(), {name: held[name] for name in names}
+
+
+def _positive_network(
+    model: nn.Module,
+    positive: Callable[[Tensor], Tensor],
+    held: dict[str, Tensor],
+    on: torch.device,
+) -> dict[str, Tensor]:
+    """`positive` of every parameter, in float64, written into the tensors of `held`."""
+    for name, p in model.named_parameters():
+        if name not in held:
+            held[name] = torch.empty_like(p, dtype=torch.float64, device=on, requires_grad=False)
+        for part, own in memory.parts(held[name], p.detach().to(on)):
+            part.copy_(positive(own))
+    return held
+
+
+@torch.no_grad()
+def _score_in_place(p: Tensor, name: str, unreached: set[str]) -> None:
+    """p dR/dp in place of p, as soon as the backward pass has the gradient and needs p no more: so
+    there is never more than one layer's gradient."""
+    p.mul_(p.grad)
+    p.grad = None
+    unreached.remove(name)
 
 
 def _square(p: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import pandas as pd
 from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
 from common.results.run_folder import is_done
-from common.results.schema import EPOCHS, EXACT, FURTHER, LAYERS, RUN, SUMMARY, Table
+from common.results.schema import EPOCHS, EXACT, FURTHER, LAYERS, RUN, SUMMARY, TOP5, Table
 
 TABLES = {"summary": SUMMARY, "epochs": (*RUN, *EPOCHS), "layers": (*RUN, *LAYERS)}
 # Columns of text.
@@ -155,7 +155,8 @@ def _read_run(folder: Path) -> _Run:
     tables = {"summary": lines}
     for name, columns in (("epochs", EPOCHS), ("layers", LAYERS)):
         tables[name] = [f"{own},{line}" for line in _lines(folder / f"{name}.csv", columns)]
-    for table in FURTHER.get(row[_METHOD], ()):
+    optional = [TOP5] if (folder / f"{TOP5.name}.csv").is_file() else []
+    for table in (*FURTHER.get(row[_METHOD], ()), *optional):
         told = _cells(_told(folder / "run.json", table))
         found = _lines(folder / f"{table.name}.csv", table.columns)
         tables[table.name] = [f"{told},{line}" for line in found]
@@ -205,18 +206,29 @@ def _superseded(run: _Run) -> bool:
 
 
 def _further() -> list[Table]:
-    """The further tables of all trials."""
-    return [table for tables in FURTHER.values() for table in tables]
+    """The further tables of all trials, and those that some runs have."""
+    return [table for tables in FURTHER.values() for table in tables] + [TOP5]
 
 
 def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.DataFrame]:
-    """The runs' tables, parsed all at once, without those that hold text among their numbers; of
-    the further ones those that some run has."""
+    """The runs' tables, without those that hold text among their numbers."""
+    tables, wrong = _parse(runs)
+    if wrong:
+        left_out += [(run.folder, wrong[run.key]) for run in runs if run.key in wrong]
+        tables, _ = _parse([run for run in runs if run.key not in wrong])
+    derive = {table.name: table.derive for table in _further() if table.name in tables}
+    return tables | {name: derived(tables[name]) for name, derived in derive.items()}
+
+
+def _parse(runs: list[_Run]) -> tuple[dict[str, pd.DataFrame], dict[tuple[str, str], str]]:
+    """The runs' tables, parsed all at once (of the further ones those that some run has), and what
+    is wrong with which runs."""
     forms = {name: (columns, _TEXT) for name, columns in TABLES.items()}
     present = {name for run in runs for name in run.lines}
-    further = {table.name: table for table in _further() if table.name in present}
-    for name, table in further.items():
-        forms[name] = (*table.key_columns, *table.columns), dict.fromkeys(table.text, str)
+    for table in _further():
+        if table.name in present:
+            columns = (*table.key_columns, *table.columns)
+            forms[table.name] = columns, dict.fromkeys(table.text, str)
     tables, wrong = {}, {}
     for name, (columns, text) in forms.items():
         lines = (line for run in runs for line in run.lines.get(name, ()))
@@ -230,10 +242,7 @@ def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.Da
                 for key in table.loc[bad, list(RUN)].itertuples(index=False, name=None):
                     wrong.setdefault(key, f"damaged: {name}.csv has no numbers in {column}")
         tables[name] = table
-    if wrong:
-        left_out += [(run.folder, wrong[run.key]) for run in runs if run.key in wrong]
-        return _join([run for run in runs if run.key not in wrong], left_out)
-    return tables | {name: table.derive(tables[name]) for name, table in further.items()}
+    return tables, wrong
 
 
 def _read(source: Path | io.StringIO, text: Mapping[str, type] = _TEXT) -> pd.DataFrame:

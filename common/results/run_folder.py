@@ -11,6 +11,9 @@ from pathlib import Path
 from common.base.errors import ConfigurationError
 from common.base.files import make_writable, write_atomically
 
+MASKS = "masks.safetensors"  # of the pruned network before training; older results lack it
+SHARING = "TRIALS_RUNS_PER_GPU"  # in the environment of a run that a batch has started
+
 _ADVICE = "choose a results_dir that you may write to"
 
 
@@ -68,8 +71,30 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterabl
     write_atomically(path, lambda p: table.to_csv(p, index=False))
 
 
-def report(folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | None) -> None:
-    """Tell an onlooker how far the run in `folder` is (progress.json)."""
+def note_captured(folder: Path, captured: bool | str) -> None:
+    """Write into run.json whether the steps of training are replayed from a CUDA graph: true,
+    false, or why that failed. Of several trainings it is the last, or the first that failed."""
+    path = folder / "run.json"
+    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = about.get("captured")
+    if about and known != captured and not isinstance(known, str):
+        write_json(path, {**about, "captured": captured})
+
+
+def why_not_captured(folder: Path) -> str | None:
+    """Why the run in `folder` trained without the CUDA graph that it tried; None if it had one, or
+    tried none."""
+    try:
+        captured = json.loads((folder / "run.json").read_text(encoding="utf-8"))["captured"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return captured if isinstance(captured, str) else None
+
+
+def write_progress(
+    folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | None
+) -> None:
+    """Write how far the run in `folder` is (progress.json)."""
     state = {
         "stage": stage,
         "epoch": epoch,
@@ -80,8 +105,8 @@ def report(folder: Path, stage: str, epoch: int, epochs: int, accuracy: float | 
     write_json(folder / "progress.json", state)
 
 
-def reported(folder: Path) -> dict | None:
-    """What `report` last told of the run in `folder`; None if there is nothing to be read."""
+def read_progress(folder: Path) -> dict | None:
+    """What `write_progress` last wrote of the run in `folder`; None where that cannot be read."""
     try:
         told = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         return told if {"stage", "epoch", "epochs", "test_accuracy"} <= set(told) else None

@@ -12,72 +12,26 @@ import pandas as pd
 EXACT = {} if int(pd.__version__.split(".")[0]) >= 3 else {"float_precision": "round_trip"}
 
 SUMMARY = (
-    "run_id",
-    "method",
-    "variant",
-    "ablation",
-    "protocol",
-    "dataset",
-    "model",
-    "sparsity",
-    "sparsity_actual",
-    "compression",
-    "seed",
-    "epochs",
-    "test_accuracy",
-    "best_test_accuracy",
-    "train_accuracy",
-    "test_loss",
-    "layers_collapsed",
-    "effective_sparsity",
-    "parameters_prunable",
-    "parameters_kept",
-    "flops_dense",
-    "flops_sparse",
-    "prune_seconds",
-    "train_seconds",
-    "images_per_second",
-    "device",
-    "precision",
-    "torch_version",
-    "code_version",
-    "started_at",
+    *("run_id", "method", "variant", "ablation", "protocol", "dataset", "model", "sparsity"),
+    *("sparsity_actual", "compression", "seed", "epochs", "test_accuracy", "best_test_accuracy"),
+    *("train_accuracy", "test_loss", "layers_collapsed", "effective_sparsity"),
+    *("parameters_prunable", "parameters_kept", "flops_dense", "flops_sparse", "prune_seconds"),
+    *("train_seconds", "images_per_second", "device", "precision", "torch_version"),
+    *("code_version", "started_at"),
 )
 EPOCHS = (
-    "epoch",
-    "learning_rate",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "seconds",
+    *("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss"),
+    *("test_accuracy", "seconds"),
 )
 LAYERS = (
-    "layer",
-    "kind",
-    "shape",
-    "size",
-    "kept",
-    "density",
-    "score_mean",
-    "score_std",
-    "flops",
+    *("layer", "kind", "shape", "size", "kept", "density", "score_mean", "score_std", "flops"),
 )
 
 # Of lottery_ticket: a row per level, level 0 the dense network.
 LEVELS = (
-    "level",
-    "sparsity",
-    "parameters_kept",
-    "test_accuracy",
-    "best_test_accuracy",
-    "test_loss",
-    "early_stop_epoch",
-    "early_stop_iteration",
-    "early_stop_accuracy",
-    "layers_collapsed",
-    "train_seconds",
-    "code_version",
+    *("level", "sparsity", "parameters_kept", "test_accuracy", "best_test_accuracy", "test_loss"),
+    *("early_stop_epoch", "early_stop_iteration", "early_stop_accuracy", "layers_collapsed"),
+    *("train_seconds", "code_version"),
 )
 
 # Of filter_lasso: what is left of each layer, and what the networks cost.
@@ -109,6 +63,9 @@ class Table:
     read_keys: Callable[[Mapping], Mapping[str, object]] = dict
     derive: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
 
+
+# Of runs on a thousand classes or more: the test images whose class is among the five likeliest.
+TOP5 = Table("top5", ("epoch", "test_top5"), text=RUN)
 
 _TICKET = (*RUN, "variant", "ablation", "protocol", "dataset", "model", "seed", "epochs")
 _TICKET_OPTIONS = ("levels", "rewind_epoch", "retrain", "init")

@@ -62,6 +62,17 @@ def mean_interval(values: Iterable[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def accuracy_interval(accuracy: float, images: int) -> Interval:
+    """An accuracy (percent) on so many images with its interval of level LEVEL (Wilson 1927).
+
+    It takes images for independent draws, so it says whether guessing would do as well, and
+    nothing of another seed.
+    """
+    right = stats.binomtest(round(accuracy * images / 100), images)
+    found = right.proportion_ci(LEVEL, method="wilson")
+    return Interval(accuracy, 100 * found.low, 100 * found.high, images)
+
+
 def intervals(
     rows: pd.DataFrame, keys: Sequence[str], statistic: str = "test_accuracy"
 ) -> pd.DataFrame:
@@ -89,15 +100,40 @@ def paired_differences(
     their values but the seed, in the order of `runs`: mean, low and high of the paired differences
     (in the statistic's units) and the number n of pairs. What has no pair has no row.
     """
+    cells = [name for name in dict.fromkeys((*MATCHED, *factor)) if name != "seed"]
+    return intervals(_pairs(runs, factor, baseline, statistic), cells, "difference")
+
+
+def pooled_difference(
+    runs: pd.DataFrame,
+    factor: Sequence[str] = ("ablation",),
+    baseline: Sequence[str] = ("none",),
+    statistic: str = "test_accuracy",
+) -> Interval:
+    """The mean of all those differences, seed by seed, as one number: what is averaged first are
+    the cells (methods, sparsities, ...) of a seed, and seeds are the replicates of that average.
+
+    Only cells of the seed that has most of them count, and only seeds that have them all. Raises
+    ValueError where there is no pair.
+    """
+    pairs = _pairs(runs, factor, baseline, statistic)
+    cells = [name for name in MATCHED if name != "seed"]
+    by_seed = pairs.pivot(index=cells, columns="seed", values="difference")
+    complete = by_seed.count() == by_seed.count().max() if len(pairs) else []
+    return mean_interval(by_seed.loc[:, complete].dropna().mean())
+
+
+def _pairs(
+    runs: pd.DataFrame, factor: Sequence[str], baseline: Sequence[str], statistic: str
+) -> pd.DataFrame:
+    """The pairs of `paired_differences`, a row each, with their `difference`."""
     factor = list(factor)
     keys = [name for name in MATCHED if name not in factor]
     is_baseline = (runs[factor] == list(baseline)).all(axis=1)
     ours = runs.loc[~is_baseline, [*keys, *factor, statistic]]
     theirs = runs.loc[is_baseline, [*keys, statistic]]
     pairs = ours.merge(theirs, on=keys, suffixes=("", "_baseline"), validate="many_to_one")
-    pairs["difference"] = pairs[statistic] - pairs[f"{statistic}_baseline"]
-    cells = [name for name in MATCHED if name != "seed"]
-    return intervals(pairs, cells, "difference")
+    return pairs.assign(difference=pairs[statistic] - pairs[f"{statistic}_baseline"])
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ tables they read."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 
 import pandas as pd
 
-from common.results.statistics import LEVEL
+from common.results.statistics import LEVEL, Interval
 
 # Differences of two seeds may be equal by chance, since accuracies are counts of images; their
 # interval would then say everything. So from three seeds on there is a verdict.
@@ -36,7 +37,7 @@ def spread(values: Iterable[float], form: str = "{:,}") -> str:
 
 def counted(number: int, name: str) -> str:
     """`1 seed`, or `3 seeds`."""
-    return f"{number:,} {name}{'s' * (number != 1)}"
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def judged(differences: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
@@ -83,3 +84,31 @@ def by_chance(number: int) -> str:
     """How many of so many intervals would exclude zero if nothing differed."""
     false = (1 - LEVEL) * number
     return f"If nothing differed, {false:.1f} of {number} intervals would exclude zero."
+
+
+def on_average(pooled: Interval) -> str:
+    """What a pooled difference says, with its interval: `Higher` or `Lower` where that excludes
+    zero, else that no difference was found."""
+    row = judged(pd.DataFrame([asdict(pooled)]), digits=2).loc[0]
+    meaning = {"above": "Higher", "below": "Lower", "open": "No difference found"}
+    said = meaning.get(row["verdict"], "Too few seeds for a finding")
+    return f"{said}: {row['told']} points on average ({counted(pooled.n, 'seed')})."
+
+
+def tally(rows: pd.DataFrame, name: Callable[[pd.Series], str]) -> str:
+    """How many of these differences lie above zero, below it, or hold it, with the largest.
+
+    rows: of `judged`; name: one of them in words.
+    """
+    said = []
+    for verdict, word in (("above", "higher"), ("below", "lower")):
+        part = rows[rows["verdict"] == verdict]
+        if len(part):
+            most = part.loc[part["mean"].abs().idxmax()]
+            told = f"most with {name(most)}, {most['told']}" if len(part) > 1 else most["told"]
+            named = "" if len(part) > 1 else f"{name(most)}, "
+            said.append(f"{word} in {len(part)} ({named}{told})")
+    for verdict, word in (("open", "no difference found in"), ("few", "too few seeds in")):
+        if number := int((rows["verdict"] == verdict).sum()):
+            said.append(f"{word} {number}")
+    return f"Of {counted(len(rows), 'comparison')}: {listed(said)}."

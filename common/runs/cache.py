@@ -26,7 +26,7 @@ State = dict[str, Tensor]
 DIGEST = hashlib.sha256().digest_size
 
 
-def digest(identity: object) -> str:
+def short_hash(identity: object) -> str:
     """Eight characters that stand for `identity` (anything JSON can hold)."""
     text = json.dumps(identity, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -36,7 +36,7 @@ class NetworkCache:
     """The networks of one `identity` below `root`; `name` is the readable part of the folder's."""
 
     def __init__(self, root: Path, name: str, identity: Mapping[str, object]) -> None:
-        self.folder = root / f"{name}_{digest(identity)}"
+        self.folder = root / f"{name}_{short_hash(identity)}"
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "identity.json", identity)
 

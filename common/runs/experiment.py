@@ -13,7 +13,7 @@ from common.base.errors import unknown
 from common.base.paths import default_results
 from common.base.version import code_version
 from common.datasets import DATASETS
-from common.pruning import ablations, check_sparsity
+from common.pruning import ablations, check_sparsity, outside
 from common.runs import registry
 from common.runs.options import path, text, whole
 from common.training import protocols
@@ -24,20 +24,8 @@ DEFAULT_PROTOCOL = "quick"
 
 # The notebooks' parameters, in the order in which they stand there.
 PARAMETERS = (
-    "protocol",
-    "dataset",
-    "model",
-    "sparsity",
-    "ablation",
-    "seed",
-    "variant",
-    "epochs",
-    "batch_size",
-    "pretrain_epochs",
-    "precision",
-    "device",
-    "data_dir",
-    "results_dir",
+    *("protocol", "dataset", "model", "sparsity", "ablation", "seed", "variant", "epochs"),
+    *("batch_size", "pretrain_epochs", "precision", "device", "data_dir", "results_dir"),
 )
 
 
@@ -93,18 +81,12 @@ class Experiment:
         parts += [f"epochs{self.epochs}"]
         parts += [f"batch{self.batch_size}"] if self.batch_size != self.hyper.batch_size else []
         parts += [self.precision] if self.precision != self.hyper.precision else []
-        return "_".join(parts + self._chosen())
+        return "_".join(parts + registry.chosen(self.method, self.options))
 
     @property
     def variant_label(self) -> str:
-        """The variant as tables have it: with the options that are not the default, so that no
-        figure takes runs of different ones for replicates."""
-        return "+".join([self.variant] * bool(self.variant) + self._chosen())
-
-    def _chosen(self) -> list[str]:
-        """`name-value` of every option that is not the default."""
-        values = ((option, self.options[option.name]) for option in registry.options(self.method))
-        return [f"{option.name}-{value}" for option, value in values if value != option.default]
+        """The variant as tables have it, with the options that are not the default."""
+        return registry.label(self.method, self.variant, self.options)
 
     @property
     def all_epochs(self) -> float:
@@ -143,7 +125,8 @@ def configure(
     results_dir: str | Path | None = None,
     **options: object,
 ) -> Experiment:
-    """A validated run of `method` (the name of its folder under `trials/`).
+    """A validated run of `method` (the name of its folder under `trials/`, or a method from
+    outside, see `common.pruning.outside`).
 
     None or "" means what the protocol says, or an option's default. options: the method's own
     parameters, if it has any. Neither data nor device is touched. Raises ConfigurationError naming
@@ -152,7 +135,8 @@ def configure(
     code_version()  # a result that could not say it would be worth nothing
     base = protocols.find(text(protocol, DEFAULT_PROTOCOL))
     variant = text(variant, "")
-    registry.find(method, variant)
+    method = registry.named(method, variant)
+    registry.find_method(method, variant)
     options = registry.read(method, options)
     ablation = text(ablation, "none").replace(" ", "")
     ablations.parse(ablation)
@@ -164,7 +148,7 @@ def configure(
     model = text(model, base.model)
     models.check(model, DATASETS[dataset].shape)
     hyper = base.for_run(model, dataset, whole("epochs", epochs, least=0))
-    hyper, options = _replaced(hyper, options)
+    hyper, options = _apply_overrides(hyper, options)
     precision = text(precision, hyper.precision)
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -196,8 +180,9 @@ def from_notebook(method: str, variables: dict[str, object]) -> Experiment:
     the notebook does not have, which papermill itself lets pass.
     """
     names = (*PARAMETERS, *(option.name for option in registry.options(method)))
+    own = ("score",) if outside.is_spec(method) else ()  # where the method itself comes from
     for name in injected(variables):
-        if name not in names:
+        if name not in names + own:
             raise unknown("parameter", name, names)
     return configure(method, **{name: variables[name] for name in names})
 
@@ -217,7 +202,7 @@ def injected(variables: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _replaced(hyper: Protocol, options: dict) -> tuple[Protocol, dict]:
+def _apply_overrides(hyper: Protocol, options: dict) -> tuple[Protocol, dict]:
     """The protocol with the options that are called like one of its fields; options that say what
     it says anyway become None."""
     names = {one.name for one in fields(hyper)} & set(options)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from common.base.errors import ConfigurationError
 from common.pruning import ablations
-from common.pruning.methods import METHODS
-from common.runs.options import Configured, Option, Trial, number_in, one_of, whole_from
+from common.runs.options import Option, Trial, number_in, one_of, whole_from
 from common.training import protocols
 from common.training.protocols import Protocol
+
+if TYPE_CHECKING:
+    from common.runs.experiment import Experiment
 
 SCOPES = {
     "global": "norms of all layers are compared",
@@ -46,21 +49,21 @@ VARIANTS = {
 }
 
 
-def variant(experiment: Configured) -> Variant:
+def variant(experiment: Experiment) -> Variant:
     """The run's variant, with the scope that it was told."""
     found = VARIANTS[experiment.variant]
     scope = experiment.options["scope"]
     return Variant(**{**vars(found), "scope": scope}) if scope else found
 
 
-def sparse_hyper(experiment: Configured) -> Protocol:
+def sparse_hyper(experiment: Experiment) -> Protocol:
     """The training with the penalty: the protocol's, as long as the run was told."""
     base = protocols.find(experiment.protocol)
     epochs = experiment.options["sparse_epochs"]
     return base.for_run(experiment.model, experiment.dataset, epochs)
 
 
-def fine_tuning_hyper(experiment: Configured) -> Protocol:
+def fine_tuning_hyper(experiment: Experiment) -> Protocol:
     """The training of what is left. Weights drawn anew are trained, not tuned."""
     redrawn = "weights" in ablations.parse(experiment.ablation)
     if redrawn or experiment.options["fine_tune_at"] == "all_rates":
@@ -69,18 +72,18 @@ def fine_tuning_hyper(experiment: Configured) -> Protocol:
     return base.for_run(experiment.model, experiment.dataset, None).at_last_rate()
 
 
-def compares(experiment: Configured) -> bool:
+def compares(experiment: Experiment) -> bool:
     """Whether the run trains an unstructured mask beside the small network."""
     return experiment.options["compare"] and VARIANTS[experiment.variant].removed == "channels"
 
 
-def all_epochs(experiment: Configured) -> float:
+def all_epochs(experiment: Experiment) -> float:
     """Of the training with the penalty, of what is left, and of the mask beside it."""
     after = experiment.epochs * (2 if compares(experiment) else 1)
     return sparse_hyper(experiment).epochs + after
 
 
-def check(experiment: Configured) -> None:
+def check(experiment: Experiment) -> None:
     """Raises ConfigurationError where a run's parameters do not go together."""
     options, chosen = experiment.options, VARIANTS[experiment.variant]
     if options["penalty"] and not chosen.penalised:
@@ -122,7 +125,7 @@ TRIAL = Trial(
         Option("fine_tune_at", "last_rate", one_of(RATES)),
         Option("compare", True, _yes_or_no),
     ),
-    variants=dict.fromkeys(VARIANTS, METHODS["magnitude"][""]),
+    variants=tuple(VARIANTS),
     check=check,
     epochs=all_epochs,
 )

@@ -1,18 +1,25 @@
-"""The network of a seed before any pruning, and the images that it sees."""
+"""The network of a seed before any pruning, the images that it sees, and its trainings."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
+from torchbearer.callbacks import Callback
 
 from common import datasets, models
 from common.base import environment
 from common.base.seeding import generator
+from common.base.version import code_version
 from common.models.initialisation import initialise
-from common.pruning import Method
+from common.pruning import Masks, Method
 from common.pruning.scores import Context
+from common.training import loop
+from common.training.callbacks import History, Stage
 from common.training.protocols import Protocol
 
 # As Tanaka et al. have it; CIFAR-100's 1,000 scoring images make four batches.
@@ -40,7 +47,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where the data lie, and the network."""
-        return self.data.train_images.device
+        return self.data.device
 
     def build(self) -> nn.Module:
         """The network with its initial weights, on the device."""
@@ -62,24 +69,64 @@ class Network:
             each = max(1, round(TRAINING_BATCH / spec.classes))
             per_class, size = each * method.training_batches, each * spec.classes
         if per_class:
-            images, labels = datasets.scoring_batch(self.data, per_class, self.seed, self.device)
-            batches = list(zip(images.split(size), labels.split(size), strict=True))
+            batches = datasets.scoring_batches(self.data, per_class, self.seed, size)
         stream, inputs = generator(self.seed, "pruning"), INPUTS_PER_CLASS * spec.classes
         return Context(spec.shape, batches, stream, initialise=self.initialise, inputs=inputs)
 
     def loaders(self, batch_size: int) -> tuple[datasets.Loader, datasets.Loader]:
         """Training images in batches of `batch_size`, and test images."""
-        data = self.data
-        train_data = datasets.Loader(
-            data.train_images,
-            data.train_labels,
-            data.mean,
-            data.std,
-            batch_size,
-            augment=self.hyper.augment if data.spec.natural else None,
-            seed=self.seed,
+        augment = self.hyper.augment if self.data.spec.natural else None
+        return self.data.loaders(batch_size, EVALUATION_BATCH, augment, self.seed)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains networks on the images of `network`, in batches of `batch_size`."""
+
+    network: Network
+    precision: str
+    batch_size: int
+
+    def identity(self, hyper: Protocol) -> dict[str, object]:
+        """What a training by `hyper` from the initial weights depends on."""
+        return {
+            "hyperparameters": dataclasses.asdict(hyper),
+            "seed": self.network.seed,
+            "batch_size": self.batch_size,
+            "precision": self.precision,
+            "device": environment.hardware(self.network.device),
+            "torch_version": torch.__version__,
+            "code_version": code_version(),
+        }
+
+    def train(
+        self,
+        model: nn.Module,
+        masks: Masks,
+        hyper: Protocol,
+        epochs: int,
+        *,
+        folder: Path | None = None,
+        progress: str | None = None,
+        stage: Stage | None = None,
+        more: Sequence[Callback] = (),
+        train_data: loop.Batches | None = None,
+    ) -> History:
+        """Train the masked `model` for `epochs`; arguments as for `loop.train`.
+
+        train_data: what to train on, if not the whole images from the first epoch on.
+        """
+        batches, test_data = self.network.loaders(self.batch_size)
+        return loop.train(
+            model,
+            masks,
+            batches if train_data is None else train_data,
+            test_data,
+            hyper,
+            epochs,
+            self.precision,
+            folder=folder,
+            progress=progress,
+            stage=stage,
+            more=more,
         )
-        test_data = datasets.Loader(
-            data.test_images, data.test_labels, data.mean, data.std, EVALUATION_BATCH
-        )
-        return train_data, test_data

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.base.errors import ConfigurationError, shown, unknown
-from common.pruning.methods import Method
-from common.training.protocols import Protocol
+
+if TYPE_CHECKING:
+    from common.runs.experiment import Experiment
 
 Read = Callable[[str, object], object]  # (name, value) -> the value as it counts
 MOST = 10**6  # epochs, images of a batch, runs at a time: more is a slip
@@ -91,31 +92,6 @@ def _number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-class Configured(typing.Protocol):
-    """What a trial may ask of a run before it starts; an `Experiment` has it."""
-
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def sparsity(self) -> float: ...
-    @property
-    def ablation(self) -> str: ...
-    @property
-    def variant(self) -> str: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def pretrain_epochs(self) -> int: ...
-    @property
-    def hyper(self) -> Protocol: ...
-    @property
-    def options(self) -> Mapping[str, object]: ...
-
-
 @dataclass(frozen=True)
 class Option:
     """A parameter that one trial has beyond those of all.
@@ -134,14 +110,14 @@ class Option:
 class Trial:
     """What a trial has beyond a method.
 
-    scored_by: the method whose scores and variants are also its own. variants: those that it has
-    itself, where they are others.
+    scored_by: the method whose scores and variants are also its own. variants: the names of its
+    own, where they are others; it scores alike in all of them.
     check: raises ConfigurationError where values do not go together.
     epochs: those of all its trainings together, which is what a run's time goes by.
     """
 
     options: tuple[Option, ...]
     scored_by: str = "magnitude"
-    check: Callable[[Configured], None] = lambda experiment: None
-    epochs: Callable[[Configured], float] = lambda experiment: experiment.epochs
-    variants: Mapping[str, Method] | None = None
+    check: Callable[[Experiment], None] = lambda experiment: None
+    epochs: Callable[[Experiment], float] = lambda experiment: experiment.epochs
+    variants: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from common.base.paths import ROOT
 from common.base.version import code_version
 from common.datasets import Dataset
 from common.pruning import Masks, keep_count, kept, prunable
+from common.pruning.outside import LOADED
 from common.pruning.parameters import prunable_modules
 from common.pruning.scores import Scores
-from common.results import schema
+from common.results import run_folder, schema
+from common.runs import registry
 from common.runs.experiment import Experiment
 from common.training.callbacks import History
+from common.training.protocols import Protocol
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def describe(
     hyper = experiment.hyper
     prunable_count = sum(weight.numel() for weight in prunable(model).values())
     left = keep_count(prunable_count, experiment.sparsity)
-    rows = {
+    return {
         "method": " ".join(filter(None, (experiment.method, experiment.variant))),
         "ablation": experiment.ablation,
         "sparsity": f"{experiment.sparsity:g}: {left:,} of {prunable_count:,} weights kept",
@@ -46,14 +50,26 @@ def describe(
         "data": f"{data.spec.title}: {len(data.train_labels):,} training and "
         f"{len(data.test_labels):,} test images",
         "protocol": f"{hyper.name} ({hyper.source})",
-        "training": f"{experiment.epochs} epochs in batches of {experiment.batch_size}, SGD "
-        f"{hyper.described()}, momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}",
-        "device": f"{environment.hardware(conditions.device)}, {conditions.precision}",
+        "training": training(hyper, experiment.epochs, experiment.batch_size),
+        "device": f"{_hardware(conditions)}, {conditions.precision}",
         "results": shown(experiment.folder),
     }
-    for name, value in experiment.options.items():
-        rows[name.replace("_", " ")] = "as the protocol has it" if value is None else str(value)
-    return rows
+
+
+def training(hyper: Protocol, epochs: int, batch_size: int) -> str:
+    """How a network is trained, in words."""
+    return (
+        f"{epochs} epochs in batches of {batch_size}, SGD {hyper.schedule_in_words()}, "
+        f"momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}"
+    )
+
+
+def describe_options(experiment: Experiment) -> dict[str, str]:
+    """The values of the trial's own parameters, in words."""
+    return {
+        name.replace("_", " "): "as the protocol has it" if value is None else str(value)
+        for name, value in experiment.options.items()
+    }
 
 
 def provenance(experiment: Experiment, conditions: Conditions) -> dict[str, object]:
@@ -62,13 +78,21 @@ def provenance(experiment: Experiment, conditions: Conditions) -> dict[str, obje
         "run_id": experiment.run_id,
         "method": experiment.method,
         "parameters": experiment.parameters(),
+        **({"score": LOADED[experiment.method].spec} if experiment.method in LOADED else {}),
         "hyperparameters": dataclasses.asdict(experiment.hyper),
-        "device": environment.hardware(conditions.device),
+        "device": _hardware(conditions),
         "precision": conditions.precision,
         "versions": environment.versions(),
-        "code_version": code_version(),
+        "code_version": _code_version(experiment),
         "started_at": conditions.started_at,
     }
+
+
+def _hardware(conditions: Conditions) -> str:
+    """The device, and how many runs share a GPU: times and throughput go by it."""
+    runs = os.environ.get(run_folder.SHARING, "1")
+    shared = conditions.device.type == "cuda" and runs != "1"
+    return environment.hardware(conditions.device) + f", shared by {runs} runs" * shared
 
 
 def layers(model: nn.Module, masks: Masks, scores: Scores, flops: dict[str, int]) -> pd.DataFrame:
@@ -133,12 +157,18 @@ def summary(
         "prune_seconds": prune_seconds,
         "train_seconds": history.seconds,
         "images_per_second": history.images / history.step_seconds if history.images else None,
-        "device": environment.hardware(conditions.device),
+        "device": _hardware(conditions),
         "precision": conditions.precision,
         "torch_version": torch.__version__,
-        "code_version": code_version(),
+        "code_version": _code_version(experiment),
         "started_at": conditions.started_at,
     }
+
+
+def _code_version(experiment: Experiment) -> str:
+    """The commit, and beside it the file of a method from outside."""
+    method = registry.find_method(experiment.method, experiment.variant)
+    return " ".join(filter(None, (code_version(), method.origin)))
 
 
 def shown(folder: Path) -> str:

@@ -1,17 +1,18 @@
 """What there is to run: the methods of `common.pruning`, and the trials around them, which have
 parameters of their own.
 
-A trial is a line in `TRIALS` under the name of its folder. Its options are then parameters of its
-notebook, of grid files and of `-p name=value`; they stand in run.json, and in run_id where they are
-not the default.
+A method from outside is called by its file, or by an entry point; it is registered when it is asked
+for. A trial is a line in `TRIALS` under the name of its folder. Its options are then parameters of
+its notebook, of grid files and of `-p name=value`; they stand in run.json, and in run_id where they
+are not the default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from common.base.errors import ConfigurationError, unknown
-from common.pruning import METHODS, Method
+from common.pruning import METHODS, Method, outside
 from common.runs import filter_settings, ticket_settings
 from common.runs.options import Option, Trial
 
@@ -26,27 +27,57 @@ def names() -> list[str]:
     return [*METHODS, *(name for name in TRIALS if name not in METHODS)]
 
 
-def variants(method: str) -> Mapping[str, Method]:
-    """{variant: what it prunes by} of a method or a trial. Raises ConfigurationError."""
+def named(method: str, variant: str = "") -> str:
+    """The name under which the registry has a method: its own, or the label of a method from
+    outside (`common.pruning.outside`), which is loaded. Raises ConfigurationError if it cannot."""
+    if method in outside.LOADED:
+        method = outside.LOADED[method].spec
+    elif method in names() or not outside.is_spec(method):
+        return method
+    return outside.register(method, variant).label
+
+
+def variants(method: str) -> Collection[str]:
+    """The variants of a method or a trial. Raises ConfigurationError."""
     if method not in names():
         raise unknown("method", method, names())
     trial = TRIALS.get(method)
-    if trial and trial.variants is not None:
-        return trial.variants
-    return METHODS[trial.scored_by if trial else method]
+    return (trial and trial.variants) or METHODS[trial.scored_by if trial else method]
 
 
-def find(method: str, variant: str = "") -> Method:
+def find_method(method: str, variant: str = "") -> Method:
     """What a method or a trial prunes by. Raises ConfigurationError with the choices."""
-    found = variants(method)
-    if variant not in found:
-        raise unknown(f"{method}'s variant", variant, [name or '""' for name in found])
-    return found[variant]
+    if variant not in variants(method):
+        raise unknown(f"{method}'s variant", variant, [v or '""' for v in variants(method)])
+    trial = TRIALS.get(method)
+    if trial is None:
+        return METHODS[method][variant]
+    return METHODS[trial.scored_by]["" if trial.variants else variant]
 
 
 def options(method: str) -> tuple[Option, ...]:
     """The parameters that `method` has beyond those of all."""
     return TRIALS[method].options if method in TRIALS else ()
+
+
+def chosen(method: str, values: Mapping[str, object]) -> list[str]:
+    """`name-value` of every option of `method` that is not the default."""
+    told = ((option, values[option.name]) for option in options(method))
+    return [f"{option.name}-{value}" for option, value in told if value != option.default]
+
+
+def label(method: str, variant: str, values: Mapping[str, object]) -> str:
+    """The column `variant` of a table: with the options that are not the default, so that no figure
+    takes runs of different ones for replicates."""
+    return "+".join([variant] * bool(variant) + chosen(method, values))
+
+
+def read_label(method: str, label: str) -> tuple[str, dict[str, str]]:
+    """`label` undone: the variant, and the options that are not the default, as text."""
+    variant, *told = label.split("+")
+    if variant not in variants(method):
+        variant, told = "", [variant, *told]
+    return variant, dict(one.split("-", 1) for one in told)
 
 
 def option_names() -> list[str]:

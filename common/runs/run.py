@@ -15,16 +15,15 @@ from tqdm.auto import tqdm
 
 from common import datasets
 from common.base import environment
-from common.pruning import Masks, diagnostics
+from common.pruning import Masks, diagnostics, save_masks
 from common.pruning.rounds import Round, prune_ablated
 from common.pruning.scores import Context, Scores
 from common.results import run_folder, schema
 from common.runs import record
 from common.runs.experiment import Experiment
-from common.runs.network import Network
+from common.runs.network import Network, Trainer
 from common.runs.record import Conditions
-from common.runs.registry import find
-from common.runs.trainer import Trainer
+from common.runs.registry import find_method
 from common.training import protocols
 from common.training.callbacks import History
 
@@ -49,7 +48,7 @@ class Run:
         precision = environment.resolve_precision(experiment.precision, device)
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.conditions = Conditions(device, precision, now)
-        self.method = find(experiment.method, experiment.variant)
+        self.method = find_method(experiment.method, experiment.variant)
         data = datasets.load(experiment.dataset, experiment.data_dir).to(device)
         self.network = Network(experiment.model, data, experiment.hyper, experiment.seed)
         self.trainer = Trainer(self.network, precision, experiment.batch_size)
@@ -64,7 +63,7 @@ class Run:
 
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
-        told = record.describe(self.experiment, self.conditions, self.model, self.network.data)
+        told = self._plan()
         if run_folder.is_done(self.experiment.folder) and not self._begun:
             told["earlier result"] = "is there, and will be moved aside"
         elif self.moved:
@@ -83,8 +82,6 @@ class Run:
         """Prune the model by the method and the run's ablation; returns the masks."""
         if self.scores is None:
             self.score()
-        # Selecting overwrites what it ranks; these scores are still to be looked at.
-        first = {name: score.clone() for name, score in self.scores.items()}
         with self._timed(), self._rounds() as observe:
             self.masks = prune_ablated(
                 self.model,
@@ -93,10 +90,17 @@ class Run:
                 self.context,
                 self.experiment.ablation,
                 self.experiment.seed,
-                first,
+                self.scores,
                 observe,
             )
+        self.keep_masks()
         return self.masks
+
+    def keep_masks(self) -> None:
+        """Write the masks into the run's folder, one bit a weight."""
+        experiment = self.experiment
+        about = {name: getattr(experiment, name) for name in ("method", "run_id", "sparsity")}
+        save_masks(self.masks, experiment.folder / run_folder.MASKS, about, packed=True)
 
     def train(self) -> pd.DataFrame:
         """Train the pruned network; returns a row per epoch: the columns of epochs.csv."""
@@ -144,6 +148,8 @@ class Run:
             folder / "layers.csv", self._layers().to_dict("records"), schema.LAYERS
         )
         run_folder.write_csv(folder / "epochs.csv", self.history.rows, schema.EPOCHS)
+        if self.history.top5:
+            run_folder.write_csv(folder / "top5.csv", self.history.top5, schema.TOP5.columns)
         run_folder.write_csv(folder / "summary.csv", [summary], schema.SUMMARY)
         for leftover in (run_folder.checkpoint(folder), folder / "progress.json"):
             leftover.unlink(missing_ok=True)
@@ -171,6 +177,11 @@ class Run:
         """What the run's scores may look at."""
         return self.network.context(self.method)
 
+    def _plan(self) -> dict[str, str]:
+        data = self.network.data
+        told = record.describe(self.experiment, self.conditions, self.model, data)
+        return told | record.describe_options(self.experiment)
+
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
         environment.synchronize(self.conditions.device)
@@ -196,4 +207,4 @@ class Run:
             yield over
 
     def _report(self, stage: str) -> None:
-        run_folder.report(self.experiment.folder, stage, 0, self.experiment.epochs, None)
+        run_folder.write_progress(self.experiment.folder, stage, 0, self.experiment.epochs, None)

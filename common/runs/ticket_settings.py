@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import re
 from numbers import Real
+from typing import TYPE_CHECKING
 
 from common.base.errors import ConfigurationError, shown
 from common.models import INITIALISATIONS
 from common.pruning.schedule import density_after
-from common.runs.options import MOST, Configured, Option, Trial, one_of, whole_from
+from common.runs.options import MOST, Option, Trial, one_of, whole_from
+
+if TYPE_CHECKING:
+    from common.runs.experiment import Experiment
 
 SHARE = 0.2  # of what is left goes in a level, unless told; Frankle and Carbin 2019
 RETRAIN = {
@@ -53,7 +57,7 @@ def rewind_step(value: object, per_epoch: int) -> int:
     return int(value[:-2]) if isinstance(value, str) else round(value * per_epoch)
 
 
-def check(experiment: Configured) -> None:
+def check(experiment: Experiment) -> None:
     """Raises ConfigurationError where a ticket's parameters do not go together."""
     rewind, retrain = experiment.options["rewind_epoch"], experiment.options["retrain"]
     if experiment.pretrain_epochs:
@@ -70,7 +74,7 @@ def check(experiment: Configured) -> None:
         check_step(experiment, rewind, experiment.epochs)
 
 
-def check_step(experiment: Configured, step: float, total: float) -> None:
+def check_step(experiment: Experiment, step: float, total: float) -> None:
     """Raises ConfigurationError if the rewinding point leaves nothing of the training."""
     if step and step >= total:
         raise ConfigurationError(
@@ -79,7 +83,7 @@ def check_step(experiment: Configured, step: float, total: float) -> None:
         )
 
 
-def all_epochs(experiment: Configured) -> float:
+def all_epochs(experiment: Experiment) -> float:
     """Of the dense training and those of all levels."""
     rewind = experiment.options["rewind_epoch"]
     left = experiment.epochs - (0 if isinstance(rewind, str) else rewind)

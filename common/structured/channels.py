@@ -54,7 +54,7 @@ def graph(model: nn.Module, shape: Sequence[int]) -> torch_pruning.DependencyGra
         return torch_pruning.DependencyGraph().build_dependency(model, example)
 
 
-def find(model: nn.Module, shape: Sequence[int]) -> list[Channels]:
+def find_channels(model: nn.Module, shape: Sequence[int]) -> list[Channels]:
     """All channels that can be removed, from the input to the output; never the network's outputs.
 
     Raises ConfigurationError for layers whose filters do not see all of their inputs (groups).

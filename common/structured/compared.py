@@ -6,6 +6,7 @@ import pandas as pd
 
 from common.base.errors import ConfigurationError
 from common.results.schema import DENSE, LATENCIES
+from common.runs import registry
 from common.runs.filter_settings import VARIANTS
 
 
@@ -14,31 +15,28 @@ def runs(summary: pd.DataFrame) -> pd.DataFrame:
 
     variant: without the options that a collected one has as well (`+penalty-0.1`). options: those
     in words, but none that all runs have, and not `compare`, which is about another network.
-    weights, work: those left, and the multiply-adds that are carried out, in percent. A mask's
-    zeros are multiplied like any other number, so all its work stays.
+    removed, saved: the weights, and the multiply-adds, in percent. A mask's zeros are multiplied
+    like any other number, so it saves none.
     """
-    found = summary[summary["method"] == "filter_lasso"]
-    told = [_options(text) for text in found["variant"].fillna("")]
-    everywhere = set.intersection(*map(set, told)) if told else set()
+    found, variants, options = _read(summary)
+    everywhere = set.intersection(*(set(own.items()) for own in options)) if options else set()
     words = [
-        ", ".join(_in_words(*one) for one in own if one not in everywhere or one[0] == "penalty")
-        for own in told
+        ", ".join(_in_words(*o) for o in own.items() if o not in everywhere or o[0] == "penalty")
+        for own in options
     ]
-    first = found["variant"].fillna("").str.split("+").str[0]
-    found = found.assign(variant=first.where(first.isin(list(VARIANTS)), ""), options=words)
-    work = 100 * found["flops_sparse"] / found["flops_dense"]
+    found = found.assign(variant=variants, options=words)
+    saved = 100 * (1 - found["flops_sparse"] / found["flops_dense"])
     masked = [VARIANTS[name].removed == "weights" for name in found["variant"]]
     return found.assign(
-        weights=100 * (1 - found["sparsity_actual"]),
-        work=work.mask(pd.Series(masked, found.index, dtype=bool), 100.0),
+        removed=100 * found["sparsity_actual"],
+        saved=saved.mask(pd.Series(masked, found.index, dtype=bool), 0.0),
     )
 
 
 def sparse_epochs(summary: pd.DataFrame) -> set[str]:
     """How long the runs of filter_lasso trained before anything was removed."""
-    variants = summary.loc[summary["method"] == "filter_lasso", "variant"]
-    told = (dict(_options(text)) for text in variants.fillna(""))
-    return {own.get("sparse_epochs", "the protocol's") for own in told}
+    _, _, options = _read(summary)
+    return {own.get("sparse_epochs", "the protocol's") for own in options}
 
 
 def latencies(cost: pd.DataFrame) -> pd.DataFrame:
@@ -67,10 +65,12 @@ def change(summary: pd.DataFrame, cost: pd.DataFrame) -> pd.Series:
     return (found["test_accuracy"] - base).set_axis(found["run_id"])
 
 
-def _options(variant: str) -> list[tuple[str, str]]:
-    """(name, value) of those that a collected variant tells."""
-    pairs = (part.partition("-") for part in variant.split("+") if part not in VARIANTS)
-    return [(name, value) for name, _, value in pairs if name != "compare"]
+def _read(summary: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[dict[str, str]]]:
+    """The runs of filter_lasso, and of each its variant and its options but `compare`."""
+    found = summary[summary["method"] == "filter_lasso"]
+    read = [registry.read_label("filter_lasso", label) for label in found["variant"].fillna("")]
+    options = [{k: v for k, v in own.items() if k != "compare"} for _, own in read]
+    return found, [variant for variant, _ in read], options
 
 
 def _in_words(name: str, value: str) -> str:

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from common.base.errors import ConfigurationError
 from common.plots import style, tables
+from common.plots.accuracy import REMOVED, removed_axis
 from common.structured import compared
 
 PANELS = 6  # layers shown at most
@@ -25,11 +26,12 @@ COSTS = {
     "latency_ms_1": "latency, 1 image",
     "latency_ms_128": "latency, 128 images",
 }
-SHARES = {"weights": "Weights left (%)", "work": "Multiply-adds carried out (%)"}
+SHARES = {"removed": REMOVED, "saved": "Multiply-adds saved (%)"}
 TIMES = {
     "latency_ms_1": "Latency of 1 image (% of the whole network's)",
     "latency_ms_128": "Latency of 128 images (%)",
 }
+DASHES = ("-", "--", ":", "-.")  # of a variant's lines
 CLOSE_UP = 4.0  # points below the best that are enlarged
 WORST = 5.0  # points of accuracy lost that are still shown beside published changes
 # variant -> how it is drawn beside the others
@@ -158,17 +160,21 @@ def published_filters(
     names = published["method"] + ": " + published["network"] + ", " + published["dataset"]
     changes = published["pruned_acc"] - published["baseline_acc"]
     points = list(zip(names, published["removed"], changes, strict=True))
-    hues = [style.GREY] * len(points) + [*style.COLOURS.values()]
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for label, share, change in [*points, *own]:
-        lines.setdefault(label, []).append((100 * share, change))
-    looks = zip(itertools.cycle("sovDPX*^<>dhp"), itertools.cycle(hues))
-    for (label, line), (marker, hue) in zip(lines.items(), looks, strict=False):
-        look = {"marker": marker, "color": hue, "markersize": 5}
-        if hue == style.GREY:
-            look |= {"linestyle": "none", "markersize": 8, "mec": style.INK, "zorder": 4}
+    grey = {"linestyle": "none", "color": style.GREY, "markersize": 8, "mec": style.INK}
+    looks = dict(zip(dict.fromkeys(names), itertools.cycle("sovDPX*^<>dhp"), strict=False))
+    for label, marker in looks.items():
+        line = [(100 * share, change) for name, share, change in points if name == label]
+        look = grey | {"marker": marker, "zorder": 4}
         axes.plot(*zip(*sorted(line), strict=True), label=label, **look)
-    shown = [point for line in lines.values() for point in line if point[1] >= -WORST]
+    hues: list[str] = []
+    for label in dict.fromkeys(name for name, _, _ in own):
+        line = [(100 * share, change) for name, share, change in own if name == label]
+        variants = (look for name, *look in VARIANTS.values() if label.startswith(name))
+        hue, marker = next(variants, (KEPT, style.marker("filter_lasso")))
+        look = {"color": hue, "marker": marker, "linestyle": DASHES[hues.count(hue) % 4]}
+        hues.append(hue)
+        axes.plot(*zip(*sorted(line), strict=True), label=label, markersize=5, **look)
+    shown = [(100 * share, change) for _, share, change in [*points, *own] if change >= -WORST]
     axes.axhline(0, **style.DENSE)
     below = len(shown) < len(points) + len(own)
     low, high = (pick(change for _, change in shown) for pick in (min, max))
@@ -177,17 +183,17 @@ def published_filters(
     axes.set_xlabel("Parameters removed (%)")
     axes.set_ylabel("Change in accuracy (points)")
     style.legend_above(figure, axes.get_legend_handles_labels()[0])
-    grey = "Grey: as published, of other networks and data sets."
+    others = "Grey: as published, of other networks and data sets."
     cut = f"Losses of more than {WORST:g} points are below the axis." if below else ""
-    style.write_caption(figure, grey, about, cut)
+    style.write_caption(figure, others, about, cut)
     return figure
 
 
 @style.styled
 def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> Figure:
     """Test accuracy of a grid's filter-pruned networks, a line per variant and options: against the
-    weights left, against the multiply-adds that are carried out, and, with a collected cost.csv,
-    against the measured latencies, on every device.
+    weights removed, against the multiply-adds saved, and, with a collected cost.csv, against the
+    measured latencies, on every device.
 
     Lines are means over seeds, dots runs. Raises ConfigurationError for several networks or where
     there is no such run.
@@ -216,8 +222,7 @@ def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> 
                 axes.plot(part[column], part["test_accuracy"], ".", **dots)
             axes.set_xlabel(label)
             if columns is SHARES:
-                axes.set_xscale("log")
-                style.plain_log_ticks(axes.xaxis)
+                removed_axis(axes, table[column].to_numpy())
         row[0].set_ylabel(tables.STATISTICS["test_accuracy"])
         row[0].set_title(title, loc="left")
         row[0].set_ylim(limits)
@@ -227,7 +232,7 @@ def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> 
     before = ", ".join(sorted(compared.sparse_epochs(summary)))
     style.write_caption(
         figure,
-        tables.described(runs) + ".",
+        tables.caption(runs) + ".",
         f"Epochs are those of fine-tuning; before it {before} epochs of training, with the penalty "
         "if there is one. Lines: means over seeds; dots: runs.",
     )
@@ -242,7 +247,7 @@ def _looks(runs: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict]]:
         pairs, key=lambda pair: (list(VARIANTS).index(pair[0]), pair[1])
     ):
         name, hue, marker = VARIANTS[variant]
-        dashes = ("-", "--", ":", "-.")[sum(key[0] == variant for key in found) % 4]
+        dashes = DASHES[sum(key[0] == variant for key in found) % 4]
         label = ", ".join(filter(None, (name, options)))
         found[variant, options] = label, {"color": hue, "marker": marker, "linestyle": dashes}
     return found

@@ -72,7 +72,7 @@ def lowest(
     return kept_without(low)
 
 
-def uncut(kept: Kept, scores: Mapping[str, Tensor]) -> Kept:
+def keep_at_least_one(kept: Kept, scores: Mapping[str, Tensor]) -> Kept:
     """`kept` with at least the best channel of every layer."""
     return {n: k if k.any() else _best(scores[n]) for n, k in kept.items()}
 

@@ -19,9 +19,9 @@ from common.results.schema import (
     SHAPES,
     SMALL,
 )
-from common.runs import filter_settings
+from common.runs import filter_settings, record
 from common.structured import cost as measuring
-from common.structured.training import PENALTY
+from common.structured.penalty import PENALTY
 
 if TYPE_CHECKING:
     from common.structured.filter_run import FilterRun
@@ -34,14 +34,8 @@ def describe(run: FilterRun, common: dict[str, str]) -> dict[str, str]:
     """What will run, in words; `common`: what every run tells of itself."""
     experiment, chosen, hyper = run.experiment, run.variant, run.sparse_hyper
     told = dict(common)
-    for option in filter_settings.TRIAL.options:
-        del told[option.name.replace("_", " ")]
     sparsity, threshold = told.pop("sparsity"), experiment.options["threshold"]
-    told["training"] = (
-        f"{hyper.epochs} epochs in batches of {experiment.batch_size}, SGD "
-        f"{hyper.described()}, "
-        f"momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}"
-    )
+    told["training"] = record.training(hyper, hyper.epochs, experiment.batch_size)
     told["penalty"] = "none"
     if chosen.penalised:
         step = "proximal step" if chosen.proximal else "subgradient step"

@@ -20,7 +20,7 @@ from common.results.reference import DATASETS, MODELS
 COLUMNS = 3
 
 
-def made_from(table: pd.DataFrame) -> str:
+def study_caption(table: pd.DataFrame) -> str:
     """Network, data set, protocol, seeds and hardware of a study's rows."""
 
     def value(column: str, names: dict[str, str]) -> str:

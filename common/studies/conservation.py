@@ -28,14 +28,14 @@ from common.base import environment
 from common.base.errors import ConfigurationError
 from common.base.seeding import generator
 from common.models import MODELS
-from common.pruning import find, prunable
+from common.pruning import find_method, prunable
 from common.pruning import scores as scoring
 from common.pruning.diagnostics import flow_through_units
 from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context, Scores
 from common.runs.options import whole_from
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
-from common.studies.tables import PROVENANCE, Table, of_units, rows, select, values
+from common.studies.tables import PROVENANCE, Table, of_units, read_asked, select, values
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def measure(
             network = setting.network(seed)
             _require_chain(network.module)
             scores = scores_of(network, kind, images_per_class)
-            scored = find(kind.method).images_per_class > 0
+            scored = find_method(kind.method).images_per_class > 0
             images = images_per_class * network.data.spec.classes if scored else 0
             fixed = {**unit, **setting.columns(), "images": images}
             layer_rows, unit_rows = _rows(scores, seed)
@@ -123,7 +123,8 @@ def measure_pruned(
             if table.has(**unit):
                 continue
             network = setting.network(seed)
-            module, method = network.fresh(), replace(find("synflow"), score=_absolute_synflow)
+            module = network.fresh()
+            method = replace(find_method("synflow"), score=_absolute_synflow)
             with pinned_batchnorm(module, mode):
                 masks = prune_rounds(module, method, 1 - 10.0**-exponent, network.context(method))
             fixed = {**unit, **setting.columns()}
@@ -155,12 +156,12 @@ def tables(
         raise _residual()
     seeds, asked = values("seeds", seeds), setting.names()
     path = folder / "layers.csv"
-    layers = rows(path, **asked, seeds=seeds)
+    layers = read_asked(path, **asked, seeds=seeds)
     images = layers["images"] // datasets.DATASETS[setting.dataset].classes
     scored = layers.assign(images_per_class=images)[images > 0]
     select(scored, path, images_per_class=images_per_class)
-    units = of_units(rows(folder / "units.csv", seeds=seeds[:1]), layers, UNIT)
-    pruned = rows(folder / "pruned.csv", **asked, exponents=exponents, seeds=seeds[:1])
+    units = of_units(read_asked(folder / "units.csv", seeds=seeds[:1]), layers, UNIT)
+    pruned = read_asked(folder / "pruned.csv", **asked, exponents=exponents, seeds=seeds[:1])
     return units, layers, pruned
 
 
@@ -168,7 +169,7 @@ def scores_of(network: Network, kind: Kind, images_per_class: int = 1) -> Scores
     """The scores of a kind in float64: {parameter name: tensor}."""
     device = environment.float64_device(network.device)
     module = copy.deepcopy(network.fresh()).to(device).double()
-    method = find(kind.method)
+    method = find_method(kind.method)
     if method.images_per_class:
         method = replace(method, images_per_class=images_per_class)
     context = network.context(method)

@@ -16,9 +16,9 @@ from common.studies.captions import (
     depth_colours,
     depth_handles,
     grid,
-    made_from,
     rows_of,
     strip,
+    study_caption,
 )
 
 _KIND = ["method", "signed", "batchnorm"]
@@ -69,7 +69,7 @@ def unit_conservation(units: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     style.legend_above(figure, handles)
     style.write_caption(
         figure,
-        made_from(layers[layers["seed"].isin(units["seed"])]),
+        study_caption(layers[layers["seed"].isin(units["seed"])]),
         f"{shown} hidden units in each panel, drawn at random. Discrepancy: |in − out| / (|in| + "
         "|out|), over all units. " + scored_on(layers),
     )
@@ -110,7 +110,7 @@ def layer_conservation(layers: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
         axes.set_ylabel("Mean |score|" if axes.get_subplotspec().is_first_col() else "")
     line = Line2D([], [], color=style.GREY, lw=0.9, label="slope −1: inversely proportional")
     style.legend_above(figure, [*depth_handles(names, list(hues.values())), line])
-    style.write_caption(figure, made_from(layers), scored_on(layers))
+    style.write_caption(figure, study_caption(layers), scored_on(layers))
     return figure
 
 
@@ -137,7 +137,7 @@ def layer_totals(layers: pd.DataFrame) -> Figure:
     axes.set_ylabel("|sum of the layer's scores|\nover the last layer's")
     style.name_layers(axes, names)
     style.legend_above(figure, handles)
-    style.write_caption(figure, made_from(layers), scored_on(layers))
+    style.write_caption(figure, study_caption(layers), scored_on(layers))
     return figure
 
 
@@ -174,7 +174,7 @@ def batchnorm_modes(pruned: pd.DataFrame) -> Figure:
     handles.append(Line2D([], [], label="whole network", **style.CHANCE))
     handles.append(Line2D([], [], label="no weight left", **style.COLLAPSED))
     style.legend_above(figure, handles)
-    style.write_caption(figure, made_from(pruned), "SynFlow in 100 rounds.")
+    style.write_caption(figure, study_caption(pruned), "SynFlow in 100 rounds.")
     return figure
 
 

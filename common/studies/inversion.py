@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.base.seeding import generator
-from common.pruning import ablations, find, keep_count, prunable
+from common.pruning import ablations, find_method, keep_count, prunable
 from common.pruning import masks as masking
 from common.pruning.masks import Masks, select
 from common.pruning.rounds import Round, prune_rounds
@@ -54,8 +54,8 @@ def fault_empty_list(network: Network, method: str, sparsity: float) -> Outcome:
     """
     module = network.fresh()
     listed = list(fault_masked_parameters(module))
-    context = network.context(find(method))
-    scores = find(method).score(module, context) if listed else {}
+    context = network.context(find_method(method))
+    scores = find_method(method).score(module, context) if listed else {}
     total = sum(mask.numel() for mask, _ in listed)
     select(scores, keep_count(total, sparsity), context.generator)
     counted = int(sum(mask.sum() for mask, _ in listed)), total
@@ -85,7 +85,7 @@ def fault_batchnorm_among_scores(network: Network, method: str, sparsity: float)
     weights = {**prunable(module), **norm_weights(module)}
     scores = {name: weight.detach().abs() for name, weight in weights.items()}
     if method == "SNIP":
-        gradients = _gradients(module, network.context(find(method)), weights)
+        gradients = _gradients(module, network.context(find_method(method)), weights)
         scores = {name: score.mul_(gradients[name].abs()) for name, score in scores.items()}
     elif method != "magnitude":
         raise ValueError(f"this fault is shown for magnitude and SNIP, not for {method}")
@@ -99,7 +99,7 @@ def fault_batchnorm_among_scores(network: Network, method: str, sparsity: float)
 def fault_reciprocal(network: Network, method: str, sparsity: float) -> Outcome:
     """FAULT 3. 1/score as the inverted score. Of signed scores it keeps the positive ones, as the
     method itself does; of iterative ones see `fault_alternation`."""
-    if find(method).iterations > 1:
+    if find_method(method).iterations > 1:
         return _outcome(fault_alternation(network, sparsity))
     return _pruned(network, method, sparsity, fault_inverse)
 
@@ -117,7 +117,7 @@ def fault_alternation(
 
     Masks only hide weights here, as in the released code: a weight that returns has its old value.
     """
-    method, module = find("synflow"), network.fresh()
+    method, module = find_method("synflow"), network.fresh()
     context, weights = network.context(method), prunable(module)
     dense = {name: weight.detach().clone() for name, weight in weights.items()}
     total = sum(weight.numel() for weight in weights.values())
@@ -142,7 +142,7 @@ def synflow_inverted(
     network: Network, sparsity: float, observe: Callable[[Round], None] | None = None
 ) -> Masks:
     """SynFlow with the ranking of every round reversed, its rounds observed."""
-    method = find("synflow")
+    method = find_method("synflow")
     context = network.context(method)
     return prune_rounds(
         network.fresh(), method, sparsity, context, transform=ablations.invert, observe=observe
@@ -159,7 +159,7 @@ def norm_weights(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _pruned(network: Network, method: str, sparsity: float, transform) -> Outcome:
-    chosen = find(method)
+    chosen = find_method(method)
     context = network.context(chosen)
     return _outcome(prune_rounds(network.fresh(), chosen, sparsity, context, transform=transform))
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from common import datasets
 from common.plots import style
 from common.results.reference import METHODS
-from common.studies.captions import compression, depth_colours, made_from
+from common.studies.captions import compression, depth_colours, study_caption
 
 # What was done -> (label, dashes, marker); faults are drawn in one alarming colour.
 PROCEDURES: dict[str, tuple[str, object, str]] = {
@@ -63,7 +63,7 @@ def procedures_by_layer(layers: pd.DataFrame, outcomes: pd.DataFrame, sparsity: 
     made = outcomes[outcomes["sparsity"] == sparsity]
     style.write_caption(
         figure,
-        made_from(made),
+        study_caption(made),
         f"{style.percent(sparsity)} asked to be removed. Gradient of the loss on ten scoring "
         "images of each class, before training.",
     )
@@ -115,7 +115,7 @@ def inversion_rounds(table: pd.DataFrame, layers: list[str], seed: int = 0) -> F
     look = style.COLLAPSED | {"markersize": 3.5, "mew": 1}
     handles.append(Line2D([], [], label="no weight left", **look))
     style.legend_above(figure, handles)
-    style.write_caption(figure, made_from(table), "SynFlow, 100 rounds.")
+    style.write_caption(figure, study_caption(table), "SynFlow, 100 rounds.")
     return figure
 
 
@@ -144,7 +144,7 @@ def procedure_training(training: pd.DataFrame, sparsity: float) -> Figure:
     first = rows.iloc[0]
     style.write_caption(
         figure,
-        made_from(rows),
+        study_caption(rows),
         f"{style.percent(sparsity)} asked to be removed; {rows['step'].max()} steps of "
         f"{first['batch_size']} images at the protocol's first learning rate; accuracy on the "
         f"first {first['test_images']:,} test images; {first['precision']}.",

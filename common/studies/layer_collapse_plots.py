@@ -22,9 +22,9 @@ from common.studies.captions import (
     depth_colours,
     depth_handles,
     grid,
-    made_from,
     rows_of,
     strip,
+    study_caption,
 )
 
 BEYOND = {"facecolor": "#e3e3e3", "edgecolor": "white", "hatch": "///", "lw": 0, "zorder": 0}
@@ -71,14 +71,17 @@ def collapse_densities(layers: pd.DataFrame, summary: pd.DataFrame, suffix: str 
             )
         _compressions(axes, table["x"].max(), top)
         count = part["seed"].nunique()
-        axes.set_title(labels[line] + suffix, color=style.colour(line[0]), weight="bold")
+        name, _, how = (labels[line] + suffix).partition(", ")
+        hue = {"color": style.colour(line[0])}
+        axes.set_title(name, loc="left", weight="bold", **hue)
+        axes.set_title(how, loc="right", fontsize=7.5, **hue)
         seeds = f"{count} seed{'s' * (count > 1)}"
         axes.text(0.02, 0.04 + height, seeds, transform=axes.transAxes, fontsize=7, color="#555555")
     for axes in panels:
         axes.set_xlabel("Compression" if axes.get_subplotspec().is_last_row() else "")
         axes.set_ylabel("Layer density" if axes.get_subplotspec().is_first_col() else "")
     style.legend_above(figure, [*depth_handles(names, hues), _beyond_handle(top)])
-    style.write_caption(figure, made_from(summary), images_of(summary), coverage(summary))
+    style.write_caption(figure, study_caption(summary), images_of(summary), coverage(summary))
     return figure
 
 
@@ -112,7 +115,7 @@ def critical_compression(critical: pd.DataFrame, summary: pd.DataFrame) -> Figur
     bar = Line2D([], [], color=style.lighter(style.INK, 0.45), lw=2.2)
     bar.set_label("up to the next measured, where a layer had collapsed")
     style.legend_above(figure, [bar, _beyond_handle(top)])
-    style.write_caption(figure, made_from(summary), images_of(summary), coverage(summary))
+    style.write_caption(figure, study_caption(summary), images_of(summary), coverage(summary))
     return figure
 
 
@@ -139,7 +142,7 @@ def seed_agreement(
     axes.set_ylim(bottom=0)
     style.legend_above(figure, axes.get_legend_handles_labels()[0])
     chosen = summary[summary["method"].isin(methods)]
-    style.write_caption(figure, made_from(chosen))
+    style.write_caption(figure, study_caption(chosen))
     return figure
 
 
@@ -183,7 +186,7 @@ def coverage(summary: pd.DataFrame) -> str:
 def _lines(table: pd.DataFrame) -> list[tuple]:
     """(method, iterations, images_per_class) in the suite's order."""
     found = set(table[_LINE].itertuples(index=False, name=None))
-    order = list(METHODS)
+    order = style.ordered((line[0] for line in found), METHODS)
     return sorted(found, key=lambda l: (order.index(l[0]), l[1], -l[2]))
 
 

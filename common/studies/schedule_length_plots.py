@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from common.plots import style
 from common.plots.tables import network_name
 from common.results.reference import MODELS, SCHEDULES
-from common.studies.captions import made_from
+from common.studies.captions import study_caption
 
 APART = 1.07  # neighbouring intervals, and
 LABELS_APART = 1.4  # labels on the axis: as factors of epochs
@@ -174,7 +174,7 @@ def _legend_and_caption(
     source = SCHEDULES[published["source"].iloc[0]]
     style.write_caption(
         figure,
-        f"Left, ours: {made_from(runs)} {len(runs)} runs of {lengths} epochs, "
+        f"Left, ours: {study_caption(runs)} {len(runs)} runs of {lengths} epochs, "
         f"{style.percent(runs['sparsity'].iloc[0])} removed; code {code}. Points: trainings of "
         f"that length; bars: 95% intervals of paired differences over seeds{cut}; hollow: one "
         "seed, no interval.",

@@ -21,8 +21,8 @@ from common.results.run_folder import is_done
 from common.runs import experiment
 from common.runs.options import whole
 from common.sweep import earlier, grid, plan, report, slots
-from common.sweep.job import Job
 from common.sweep.loop import Ended, Sweep
+from common.sweep.plan import Job
 from common.sweep.pool import Local, Pool
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def runs_of(
     found = grid.find(name, GRIDS, notebooks)
     root = results.resolve() / found.name
     runs = plan.experiments(found, root, grid.overrides(parameters))
+    notebooks = plan.notebooks(TRIALS)  # those of methods from outside among them by now
     for run in runs:
         if run.method not in notebooks:
             raise unknown("-p method", run.method, notebooks)
@@ -206,8 +207,8 @@ def _verdict(ended: Ended, total: int, time_budget: str | None, again: str) -> s
     failed = f", {len(ended.failed)} failed" if ended.failed else ""
     if ended.out_of_time:
         return (
-            f"The time budget of {time_budget} is used up: {done}{failed}, {len(ended.left)} left. "
-            f"To continue: {again}"
+            f"The time budget of {time_budget} is used up: {done}{failed}, {len(ended.unfinished)} "
+            f"left. To continue: {again}"
         )
     if ended.failed:
         return f"{done}{failed}. To try these again: {again}"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.datasets.folders import KAGGLE
 from common.results.run_folder import checkpoint, is_done
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 DEPTH = 8  # folders below the inputs; a notebook's output keeps its own folders
 

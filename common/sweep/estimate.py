@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, median
 
-from common.results.run_folder import checkpoint, is_done, reported
+from common.results.run_folder import checkpoint, is_done, read_progress
 from common.sweep import claims
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 
 class Estimate:
@@ -60,7 +60,7 @@ class Estimate:
 
 def trained(folder: Path) -> float:
     """The share of its epochs that the run in `folder` need not do again."""
-    told = reported(folder)
+    told = read_progress(folder)
     if told is None or not checkpoint(folder).is_file():
         return 0.0
     return min(max(told["epoch"] / max(told["epochs"], 1), 0.0), 1.0)

@@ -20,7 +20,7 @@ from common.base.paths import ROOT
 from common.datasets import folders
 from common.results.run_folder import is_done
 from common.sweep import claims
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.sweep.processes import MARK, kill_marked
 
 POLL = 0.1  # seconds
@@ -196,7 +196,7 @@ def _reason(error: Path, status: int) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier attempt told onlookers."""
+    """Remove the progress that an earlier attempt wrote."""
     for name in ("progress.json", "error.txt"):
         (folder / name).unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ runs:
   - method: [SNIP, synflow]        # a block is the product of its lists
     sparsity: [0.6, 0.95]
     ablation: none
+  - {method: path/to/file.py:name}   # from outside, see common.pruning.outside
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from common.base.errors import ConfigurationError, shown, unknown
+from common.pruning import outside
 from common.runs.experiment import PARAMETERS
 from common.runs.registry import option_names
 
@@ -155,7 +157,7 @@ def _block(block: object, defaults: Mapping, where: str, methods: list[str]) -> 
     if "method" not in values:
         raise ConfigurationError(f"{where}: method is missing; choose from: {', '.join(methods)}")
     for method in values["method"]:
-        if method not in methods:
+        if method not in methods and not outside.is_spec(method):
             raise unknown(f"{where}: method", method, methods)
     return values
 

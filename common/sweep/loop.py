@@ -18,7 +18,7 @@ from common.base.files import write_probe
 from common.results.run_folder import is_done
 from common.sweep.estimate import Estimate
 from common.sweep.execute import Outcome
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.sweep.pool import Pool
 from common.sweep.progress import Display, State
 
@@ -30,12 +30,12 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a sweep ended. left: jobs without a result; signal: what stopped it, if anything;
+    """How a sweep ended. unfinished: jobs without a result; signal: what stopped it, if anything;
     out_of_time: it stopped for its time budget; trouble: what made it give up."""
 
     done: int
     failed: dict[Job, str]
-    left: list[Job]
+    unfinished: list[Job]
     signal: signal.Signals | None = None
     out_of_time: bool = False
     trouble: str | None = None
@@ -46,18 +46,18 @@ class Ended:
         128 + n stopped by signal n."""
         if self.signal:
             return 128 + self.signal
-        return int(bool(self.failed or self.trouble or (self.left and not self.out_of_time)))
+        return int(bool(self.failed or self.trouble or (self.unfinished and not self.out_of_time)))
 
 
 @dataclass
 class _Queue:
-    """The jobs that a pool is to do. alone: they died here for lack of memory."""
+    """The jobs that a pool is to do. short_of_memory: they died here for lack of memory."""
 
     waiting: deque[Job]
     since: float
     running: dict[Future[Outcome], Job] = field(default_factory=dict)
-    elsewhere: list[Job] = field(default_factory=list)
-    alone: list[Job] = field(default_factory=list)
+    claimed_elsewhere: list[Job] = field(default_factory=list)
+    short_of_memory: list[Job] = field(default_factory=list)
     look_again: float = 0.0
 
 
@@ -90,13 +90,13 @@ class Sweep:
         with Display(self._console) as self._display, _signals(self._stop) as received:
             queue = _Queue(deque(self._estimate.longest_first(todo)), self.since)
             while True:
-                alone = pool.alone()
-                self._work_through(queue, pool, retry=alone is not None)
-                if not queue.alone or self._stop.is_set():
+                fewer = pool.retry_pool()
+                self._work_through(queue, pool, retry=fewer is not None)
+                if not queue.short_of_memory or self._stop.is_set():
                     break
-                pool = alone
+                pool = fewer
                 # Their failures have just been recorded, and are not to count here.
-                queue = _Queue(deque(queue.alone), math.inf)
+                queue = _Queue(deque(queue.short_of_memory), math.inf)
             self._state.done = sum(is_done(job.folder) for job in self.jobs)
             self._state.running.clear()
             self._display.show(self._state, last=True)
@@ -108,18 +108,24 @@ class Sweep:
 
     def _work_through(self, queue: _Queue, pool: Pool, retry: bool) -> None:
         try:
-            while (queue.waiting or queue.running or queue.elsewhere) and not self._stop.is_set():
+            while (
+                queue.waiting or queue.running or queue.claimed_elsewhere
+            ) and not self._stop.is_set():
                 self._submit(queue, pool)
                 for future in _finished(queue.running):
                     job = queue.running.pop(future)
                     del self._state.running[job]
                     self._take_in(job, _outcome(future), queue, retry)
-                if queue.elsewhere and not queue.waiting and time.monotonic() >= queue.look_again:
-                    queue.waiting.extend(queue.elsewhere)
-                    queue.elsewhere.clear()
-                self._state.elsewhere = len(queue.elsewhere)
-                self._state.again = len(queue.alone)
-                self._state.left = self._time_left(queue, pool.capacity())
+                if (
+                    queue.claimed_elsewhere
+                    and not queue.waiting
+                    and time.monotonic() >= queue.look_again
+                ):
+                    queue.waiting.extend(queue.claimed_elsewhere)
+                    queue.claimed_elsewhere.clear()
+                self._state.claimed_elsewhere = len(queue.claimed_elsewhere)
+                self._state.to_retry = len(queue.short_of_memory)
+                self._state.seconds_left = self._time_left(queue, pool.capacity())
                 self._display.show(self._state)
                 if time.monotonic() >= self.deadline:
                     self._out_of_time = True
@@ -146,7 +152,7 @@ class Sweep:
             if outcome.seconds:
                 self._estimate.learn(job, outcome.seconds)
         elif outcome.short_of_memory and retry:
-            queue.alone.append(job)
+            queue.short_of_memory.append(job)
             self._display.say(f"{job.name}: {outcome.error}; will be tried again alone")
         elif outcome.state == "failed":
             if self._trouble or (trouble := _no_room(job)):
@@ -156,11 +162,11 @@ class Sweep:
             self._state.failed[job] = outcome.error or ""
             self._display.failure(job, outcome.error or "")
         else:
-            queue.elsewhere.append(job)
+            queue.claimed_elsewhere.append(job)
             queue.look_again = time.monotonic() + AGAIN
 
     def _time_left(self, queue: _Queue, workers: int) -> float | None:
-        waiting = [self._estimate.rest(job) for job in [*queue.waiting, *queue.elsewhere]]
+        waiting = [self._estimate.rest(job) for job in [*queue.waiting, *queue.claimed_elsewhere]]
         expected = {job: self._estimate.expect(job) for job in self._state.running}
         if None in waiting or None in expected.values():
             return None

@@ -20,7 +20,6 @@ CONTEXT = 1.0e9  # bytes: CUDA's context and the workspaces of its libraries
 IMAGES = 120_000  # of the largest data set, a byte each channel of each pixel
 SINGLE = 4  # bytes of a float32; a run in lower precision takes less
 COPIES = 12  # of the weights: gradients, momentum, masks; scoring in float64 and its buffers
-GRAPHS = {"grasp": 3, "ntk_sap": 3, "prospr": 5}  # forward passes that a score keeps at a time
 
 
 @functools.cache
@@ -48,13 +47,14 @@ def memory_needed(experiment: Experiment) -> float:
     """
     spec = datasets.DATASETS[experiment.dataset]
     found = footprint(experiment.model, experiment.dataset)
-    method = registry.find(experiment.method, experiment.variant)
+    method = registry.find_method(experiment.method, experiment.variant)
     scored = min(method.images_per_class * spec.classes, SCORING_BATCH)
     if method.training_batches:
         scored = experiment.batch_size
-    images = max(experiment.batch_size, GRAPHS.get(experiment.method, 1) * scored)
+    # A captured step keeps its memory to itself: what steps before it took lies beside it.
+    images = max(2 * experiment.batch_size, method.graphs * scored)
     evaluation = 3 * found.largest * EVALUATION_BATCH
-    data = IMAGES * math.prod(spec.shape)
+    data = 0 if spec.streamed else IMAGES * math.prod(spec.shape)
     return CONTEXT + data + COPIES * found.weights + max(found.graph * images, evaluation)
 
 

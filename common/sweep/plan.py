@@ -1,22 +1,49 @@
-"""The runs of a grid, validated: everything that can be known to be wrong is said here."""
+"""The runs of a grid, validated and ready to be carried out: everything that can be known to be
+wrong is said here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import datasets
 from common.base.errors import ConfigurationError
+from common.pruning import outside
 from common.runs import experiment, registry
 from common.runs.experiment import Experiment
 from common.sweep.grid import Grid
-from common.sweep.job import Job
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, ready to be carried out on any machine that sees the repository and the results.
+
+    kind: runs of one kind take about the same time. cost: relative time, where nothing is known.
+    memory: bytes that it takes on a GPU at most, roughly.
+    """
+
+    method: str
+    run_id: str
+    folder: Path
+    notebook: Path
+    parameters: Mapping[str, object] = field(compare=False)
+    kind: tuple = ()
+    cost: float = 1.0
+    memory: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The run's name within its grid."""
+        return f"{self.method}/{self.run_id}"
 
 
 def notebooks(trials: Path) -> dict[str, Path]:
-    """{method: its notebook} of the folder `trials`; other notebooks may lie there too."""
+    """{method: its notebook} of the folder `trials`; other notebooks may lie there too. Methods
+    from outside share one."""
     found = {method: trials / method / f"{method}.ipynb" for method in registry.names()}
+    found |= dict.fromkeys(outside.LOADED, trials / "your_method" / "one_run.ipynb")
     return {method: path for method, path in found.items() if path.is_file()}
 
 
@@ -76,6 +103,8 @@ def job(configured: Experiment, notebook: Path) -> Job:
     parameters = configured.parameters()
     if parameters["data_dir"]:  # the notebook runs in another working folder
         parameters["data_dir"] = str(Path(parameters["data_dir"]).expanduser().resolve())
+    if configured.method in outside.LOADED:
+        parameters["score"] = outside.LOADED[configured.method].spec
     epochs = configured.all_epochs
     method = (configured.method, configured.variant)
     return Job(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+from common.results.run_folder import SHARING
 from common.sweep.execute import Outcome, execute
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.sweep.slots import Slot
 
 
@@ -21,7 +23,7 @@ class Pool(Protocol):
     def submit(self, job: Job, since: float) -> Future[Outcome]:
         """Carry out the job as `execute` does."""
 
-    def alone(self) -> Pool | None:
+    def retry_pool(self) -> Pool | None:
         """For runs that died for lack of memory: a pool where fewer share a device. None if no
         run shared one."""
 
@@ -34,6 +36,7 @@ class Local:
 
     def __init__(self, slots: list[Slot]) -> None:
         self._slots = slots
+        self._runs = Counter(slot.gpu for slot in slots)
         self._stop = threading.Event()
         self._executor = ThreadPoolExecutor(len(slots), thread_name_prefix="run")
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
@@ -46,7 +49,7 @@ class Local:
     def submit(self, job: Job, since: float) -> Future[Outcome]:
         return self._executor.submit(self._carry_out, job, since)
 
-    def alone(self) -> Local | None:
+    def retry_pool(self) -> Local | None:
         """One run on each GPU; where that is so already, one on the machine."""
         by_gpu = {slot.gpu: slot for slot in self._slots}
         fewer = list(by_gpu.values()) if len(by_gpu) < len(self._slots) else self._slots[:1]
@@ -59,6 +62,7 @@ class Local:
     def _carry_out(self, job: Job, since: float) -> Outcome:
         slot = self._free.get_nowait()  # as many as there are threads
         try:
-            return execute(job, since, self._stop, slot.environment)
+            sharing = {SHARING: str(self._runs[slot.gpu])} if slot.gpu else {}
+            return execute(job, since, self._stop, {**slot.environment, **sharing})
         finally:
             self._free.put(slot)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from common.results import run_folder
 from common.sweep.estimate import in_words
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 REFRESH = 0.5  # seconds
 PLAIN = 30.0  # seconds between plain lines
@@ -22,27 +22,27 @@ PLAIN = 30.0  # seconds between plain lines
 
 @dataclass
 class State:
-    """Where a sweep stands. running: since when, by the monotonic clock; elsewhere: under way in
-    other sweeps; again: to be tried again alone; left: seconds expected."""
+    """Where a sweep stands. running: since when, by the monotonic clock; claimed_elsewhere: under
+    way in other sweeps; to_retry: to be tried again alone; seconds_left: as expected."""
 
     total: int
     done: int = 0
     failed: dict[Job, str] = field(default_factory=dict)
     running: dict[Job, float] = field(default_factory=dict)
-    elsewhere: int = 0
-    again: int = 0
-    left: float | None = None
+    claimed_elsewhere: int = 0
+    to_retry: int = 0
+    seconds_left: float | None = None
 
     def in_words(self) -> str:
         """One line: 12/45 done, 1 failed, 2 running, about 3 min left, until 14:05."""
         parts = [f"{self.done}/{self.total} done"]
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         parts += [f"{len(self.running)} running"] if self.running else []
-        parts += [f"{self.elsewhere} under way elsewhere"] if self.elsewhere else []
-        parts += [f"{self.again} to be tried again alone"] if self.again else []
-        if self.left is not None and self.done + len(self.failed) < self.total:
-            end = time.strftime("%H:%M", time.localtime(time.time() + self.left))
-            parts.append(f"about {in_words(self.left)} left, until {end}")
+        parts += [f"{self.claimed_elsewhere} under way elsewhere"] if self.claimed_elsewhere else []
+        parts += [f"{self.to_retry} to be tried again alone"] if self.to_retry else []
+        if self.seconds_left is not None and self.done + len(self.failed) < self.total:
+            end = time.strftime("%H:%M", time.localtime(time.time() + self.seconds_left))
+            parts.append(f"about {in_words(self.seconds_left)} left, until {end}")
         return ", ".join(parts)
 
 
@@ -124,7 +124,7 @@ class _Nowhere:
 
 def how_far(folder: Path) -> str:
     """How far the run in `folder` is, by its progress.json: `epoch 3/8, 87.5 %`."""
-    told = run_folder.reported(folder)
+    told = run_folder.read_progress(folder)
     if told is None:
         return "starting"
     stage, accuracy = told["stage"], told["test_accuracy"]

@@ -12,7 +12,7 @@ from common.pruning.scores import Scores
 from common.results import run_folder, schema
 from common.results.schema import LEVELS
 from common.runs import ticket_settings
-from common.runs.cache import State, copy_state, digest
+from common.runs.cache import State, copy_state, short_hash
 from common.runs.experiment import Experiment
 from common.runs.run import Run
 from common.tickets import levels
@@ -45,10 +45,10 @@ class TicketRun(Run):
     def describe(self) -> dict[str, str]:
         """What will run, in words: {choice: what was chosen}."""
         counts, options = self.trainings.counts, self.experiment.options
-        shares = ", ".join(f"{100 * count / self.trainings.total:.3g}%" for count in counts)
+        shares = ", ".join(f"{100 - 100 * count / self.trainings.total:.4g}%" for count in counts)
         point, retrain = options["rewind_epoch"], options["retrain"]
         own = {
-            "levels": f"{len(counts)}: {shares} of the weights left" if counts else "none",
+            "levels": f"{len(counts)}: {shares} of the weights removed" if counts else "none",
             "rewind epoch": f"{point}: after {self.trainings.step} iterations",
             "retrain": f"{retrain}: {ticket_settings.RETRAIN[retrain]}",
             "init": self.experiment.hyper.init,
@@ -105,6 +105,7 @@ class TicketRun(Run):
         if self.trainings.counts:
             self._ablate()
             self._go_back(len(self.trainings.counts))
+        self.keep_masks()
         return self.masks
 
     def train(self) -> pd.DataFrame:
@@ -113,7 +114,7 @@ class TicketRun(Run):
         if not level:
             self.history = self.dense
         else:
-            altered = {"masks", "weights"} & set(self.trainings.stages)
+            altered = {"masks", "weights"} & set(self.trainings.ablated)
             self.history = self._retrain(level) if altered else self._train_level(level)
             self._note(level, self.history)
         return self.epochs()
@@ -133,7 +134,7 @@ class TicketRun(Run):
         """Keep `count` of the weights still there, those of the highest scores."""
         with self._timed():
             scores = self.method.score(self.model, self.context)
-            scores = self.trainings.stages.get("scores", lambda same: same)(scores)
+            scores = self.trainings.ablated.get("scores", lambda same: same)(scores)
             keep = count
             if self.method.scope != "global":
                 shapes = {name: tuple(w.shape) for name, w in prunable(self.model).items()}
@@ -147,8 +148,8 @@ class TicketRun(Run):
     def _train_level(self, level: int) -> History:
         """Train the ticket of this level, or take it from a run that did."""
         made = {"retrain": self.experiment.options["retrain"], "step": self.trainings.step}
-        made |= {"variant": self.experiment.variant, "inverted": "scores" in self.trainings.stages}
-        name = f"level-{level}_{digest([made, self.trainings.counts[:level]])}"
+        made |= {"variant": self.experiment.variant, "inverted": "scores" in self.trainings.ablated}
+        name = f"level-{level}_{short_hash([made, self.trainings.counts[:level]])}"
         with self.trainings.cache.lock(name):
             history = self.trainings.load(name, self.masks)
             if history is None:
@@ -175,10 +176,10 @@ class TicketRun(Run):
     def _ablate(self) -> None:
         """Exchange the final mask for a shuffled one; what was pruned gets the weights back that
         the dense network had."""
-        if "masks" in self.trainings.stages:
+        if "masks" in self.trainings.ablated:
             stream = generator(self.experiment.seed, "mask shuffle")
             with self._timed(), torch.no_grad():
-                shuffled = self.trainings.stages["masks"](self.masks, stream)
+                shuffled = self.trainings.ablated["masks"](self.masks, stream)
                 for name, weight in prunable(self.model).items():
                     dense = self.trained[name].to(weight.device)
                     weight.copy_(torch.where(self.masks[name], weight, dense))

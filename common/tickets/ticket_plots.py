@@ -1,6 +1,6 @@
 """The figures of lottery tickets: a run's levels, its weights, and many runs beside each other.
 
-The horizontal axis is the share of weights that remain, as in the suite's main figures.
+The horizontal axis is the share of weights removed, as in the suite's main figures.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from common.base.errors import ConfigurationError, unknown
 from common.plots import style, tables
-from common.plots.accuracy import remaining_axis
+from common.plots.accuracy import REMOVED, removed_axis
 from common.results.reference import SOURCES
+from common.results.statistics import paired_differences
+from common.results.words import judged
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
 BANDS = 4  # lines up to which each has a band; more have their runs' dots
@@ -58,16 +60,16 @@ LOOKS: dict[str, dict[str, tuple[str, str, object, str]]] = {
 @style.styled
 def ticket_levels(levels: pd.DataFrame, method: str = "lottery_ticket") -> Figure:
     """One run, level by level (columns of levels.csv): test accuracy and early-stopping iteration
-    against the weights that remain. The first point is the dense network."""
+    against the weights removed. The first point is the dense network."""
     if levels.empty:
         raise ConfigurationError("levels: the table is empty, nothing to draw")
     figure = style.new_figure(3.1)
     for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        x, hue = 100 * (1 - levels["sparsity"]), style.colour(method)
+        x, hue = 100 * levels["sparsity"], style.colour(method)
         axes.plot(x, levels[column], style.marker(method), ls="-", color=hue)
         axes.axhline(levels[column].iloc[0], **style.DENSE)
-        remaining_axis(axes, 1 - levels["sparsity"].to_numpy())
-        axes.set_xlabel("Weights remaining (%)")
+        removed_axis(axes, 100 * levels["sparsity"].to_numpy())
+        axes.set_xlabel(REMOVED)
         axes.set_ylabel(label)
         low, high = axes.get_ylim()
         if column == "test_accuracy" and high - low < CLOSEST:  # a few images are no difference
@@ -125,35 +127,37 @@ def kept_weights(
 
 
 @style.styled
-def tickets_compared(
-    levels: pd.DataFrame, by: str, title: str = "", most_dense: float = 1.0
-) -> Figure:
-    """Accuracy and early-stopping iteration against weights remaining, a line per value of `by`.
+def tickets_compared(levels: pd.DataFrame, by: str, title: str = "", least: float = 0.0) -> Figure:
+    """Accuracy and early-stopping iteration against weights removed, a line per value of `by`.
 
     levels: of `collect_levels`, of one network and data set. by: `ablation`, `retrain` or `init`.
     Lines are means over seeds, bands their 95 percent t-intervals; of more than four lines the
-    single runs are dots instead. most_dense: the share of weights from which on levels are
-    shown. Raises ConfigurationError for an empty table, several networks or an unknown `by`.
+    single runs are dots instead; where all early-stopping iterations are equal, that panel is left
+    out. least: the sparsity from which on levels are shown. Raises ConfigurationError for an empty
+    table, several networks or an unknown `by`.
     """
     points = _points(levels, by)
     tables.one_network(points)
-    shown = _shown(points, most_dense)
+    shown = _shown(points, least)
     dense = points[points["level"] == 0]
     panels = list(PANELS.items())
+    if shown["early_stop_iteration"].nunique() == 1:  # the last one everywhere: it says nothing
+        panels.pop()
     best = shown["test_accuracy"].max()
     if best - shown["test_accuracy"].min() > CLOSE_UP:
         panels.insert(1, ("test_accuracy", "Close-up (%)"))
     figure = style.new_figure(3.7)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
     handles = []
-    for axes, (column, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (column, label) in zip(grid, panels, strict=True):
         for value, look in LOOKS[by].items():
             rows = shown[shown[by] == value]
             if len(rows):
                 _draw(axes, rows, column, look, band=shown[by].nunique() <= BANDS)
         if len(dense):
             axes.axhline(dense[column].mean(), **style.DENSE)
-        remaining_axis(axes, 1 - shown["sparsity"].to_numpy())
-        axes.set_xlabel("Weights remaining (%)")
+        removed_axis(axes, 100 * shown["sparsity"].to_numpy())
+        axes.set_xlabel(REMOVED)
         axes.set_ylabel(label)
         if label.startswith("Close-up"):
             axes.set_ylim(best - CLOSE_UP, best + 1)
@@ -166,25 +170,37 @@ def tickets_compared(
     if title:
         figure.axes[0].set_title(title, loc="left", weight="bold")
     style.legend_above(figure, handles)
-    iterations = "Iterations from the rewinding point to the lowest test loss."
+    early = panels[-1][0] == "early_stop_iteration"
+    iterations = "Iterations from the rewinding point to the lowest test loss." * early
     bands = shown[by].nunique() <= BANDS
-    style.write_caption(figure, *_captions(points, bands), iterations)
+    style.write_caption(figure, *_caption(points, bands), iterations)
     return figure
 
 
-def tickets_table(levels: pd.DataFrame, by: str, most_dense: float = 1.0) -> pd.DataFrame:
-    """Rows: weights remaining in percent; columns: the values of `by`; cells: `mean ± std (n)` of
+def tickets_table(levels: pd.DataFrame, by: str, least: float = 0.0) -> pd.DataFrame:
+    """Rows: weights removed in percent; columns: the values of `by`; cells: `mean ± std (n)` of
     the last epoch's test accuracy in percent. Only the rows that have all of them, if there are
     any. Arguments and errors as `tickets_compared`."""
-    shown = _shown(_points(levels, by), most_dense)
-    shown = shown.assign(remaining=(100 * (1 - shown["sparsity"])).round(2))
+    shown = _shown(_points(levels, by), least)
+    shown = shown.assign(removed=(100 * shown["sparsity"]).round(2))
     cells = (
-        shown.groupby(["remaining", by])["test_accuracy"].apply(tables.cell).unstack(fill_value="")
+        shown.groupby(["removed", by])["test_accuracy"].apply(tables.cell).unstack(fill_value="")
     )
     table = cells[[value for value in LOOKS[by] if value in cells]]
     whole = (table != "").all(axis=1)
     table = table[whole] if whole.any() else table
-    return table.rename(columns={value: look[0] for value, look in LOOKS[by].items()}).iloc[::-1]
+    return table.rename(columns={value: look[0] for value, look in LOOKS[by].items()})
+
+
+def ticket_differences(
+    levels: pd.DataFrame, by: str, baseline: str, least: float = 0.0
+) -> pd.DataFrame:
+    """Test accuracy less that of the value `baseline` of `by`, as sparse and of the same seed: rows
+    of `words.judged` with the column `shown`, the value of `by` in words. Arguments and errors as
+    `tickets_compared`."""
+    shown = _shown(_points(levels, by), least)
+    rows = judged(paired_differences(shown, (by,), (baseline,)))
+    return rows.assign(shown=rows[by].map({value: look[0] for value, look in LOOKS[by].items()}))
 
 
 @style.styled
@@ -220,9 +236,7 @@ def retraining_compared(levels: pd.DataFrame | None, published: pd.DataFrame) ->
             for retrain, look in LOOKS["retrain"].items():
                 rows = theirs[theirs["retrain"] == retrain].sort_values("sparsity")
                 thin = {"lw": 0.9, "ms": 3, "mfc": "white", "alpha": 0.9}
-                axes.plot(
-                    100 * (1 - rows["sparsity"]), rows["test_accuracy"], **_look(look), **thin
-                )
+                axes.plot(100 * rows["sparsity"], rows["test_accuracy"], **_look(look), **thin)
                 rows = ours[ours["retrain"] == retrain]
                 if len(rows):
                     _draw(axes, rows, "test_accuracy", look)
@@ -230,18 +244,18 @@ def retraining_compared(levels: pd.DataFrame | None, published: pd.DataFrame) ->
             if everything.empty:
                 axes.remove()
                 continue
-            remaining_axis(axes, 1 - everything.to_numpy())
+            removed_axis(axes, 100 * everything.to_numpy())
             _within(axes, "test_accuracy")
             name = tables.network_name(model, dataset)
             axes.set_title(f"{name}, {how}", loc="left", weight="bold", fontsize=9)
-            axes.set_xlabel("Weights remaining (%)")
+            axes.set_xlabel(REMOVED)
             axes.set_ylabel(PANELS["test_accuracy"] if axes in grid[:, 0] else "")
     handles = [_handle(look) for look in LOOKS["retrain"].values()]
     handles.append(Line2D([], [], color=style.INK, lw=0.9, marker="o", ms=3, mfc="white"))
     source = SOURCES["renda2020"]
     handles[-1].set_label(source.name)
     style.legend_above(figure, handles)
-    ours = _captions(pd.concat(parts.values())) if parts else ()
+    ours = _caption(pd.concat(parts.values())) if parts else ()
     style.write_caption(figure, *ours, f"{source.name}: {source.caution}.")
     return figure
 
@@ -264,22 +278,21 @@ def _points(levels: pd.DataFrame, by: str) -> pd.DataFrame:
     )
 
 
-def _shown(points: pd.DataFrame, most_dense: float) -> pd.DataFrame:
-    shown = points[(points["sparsity"] >= 1 - most_dense - 1e-9) & (points["level"] > 0)]
+def _shown(points: pd.DataFrame, least: float) -> pd.DataFrame:
+    shown = points[(points["sparsity"] >= least - 1e-9) & (points["level"] > 0)]
     if shown.empty:
-        raise ConfigurationError(f"levels: none with at most {most_dense:g} of the weights left")
+        raise ConfigurationError(f"levels: none with at least {least:g} of the weights removed")
     return shown
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, column: str, look: tuple, band: bool = True) -> None:
     points = tables.curve(rows, column)
-    x = 100 * (1 - points["sparsity"])
+    x = 100 * points["sparsity"]
     axes.plot(x, points["mean"], **_look(look), ms=4, zorder=3)
     if band and (points["n"] > 1).any():
         axes.fill_between(x, points["low"], points["high"], color=look[1], alpha=0.15, lw=0)
     elif not band:
-        remaining = 100 * (1 - rows["sparsity"])
-        axes.plot(remaining, rows[column], ".", ms=2, color=look[1], alpha=0.5)
+        axes.plot(100 * rows["sparsity"], rows[column], ".", ms=2, color=look[1], alpha=0.5)
 
 
 def _within(axes: Axes, column: str) -> None:
@@ -297,12 +310,12 @@ def _handle(look: Sequence) -> Line2D:
     return Line2D([], [], label=look[0], **_look(look))
 
 
-def _captions(points: pd.DataFrame, bands: bool = True) -> tuple[str, str]:
+def _caption(points: pd.DataFrame, bands: bool = True) -> tuple[str, str]:
     """Where the runs come from, and what shows their spread: bands, or else dots."""
     runs = points.drop_duplicates("run_id")
     rewound = ", ".join(map(_point, sorted(points["rewind_epoch"].unique())))
     return (
-        f"{tables.described(runs)}; rewound to {rewound}.",
+        f"{tables.caption(runs)}; rewound to {rewound}.",
         "Lines: mean over seeds; " + ("bands: 95 percent t-intervals." if bands else "dots: runs."),
     )
 

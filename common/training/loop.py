@@ -1,9 +1,10 @@
-"""Training with torchbearer: the trial, its closure and metric, and what keeps its traps shut."""
+"""Training with torchbearer: its trial, closure and metric, workarounds for its pitfalls."""
 
 from __future__ import annotations
 
 import functools
 import time
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,11 +24,24 @@ from common.training.callbacks import ApplyMasks, Bar, History, Measure, Recorde
 from common.training.protocols import Protocol
 
 
+class Batches(typing.Protocol):
+    """What a training goes over: an epoch of (images, labels) at a time, as `datasets.Loader`.
+
+    epoch: the number of the next one. labels: of all images of the epoch.
+    """
+
+    epoch: int
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
 def train(
     model: nn.Module,
     masks: Masks,
-    train_data,
-    test_data,
+    train_data: Batches,
+    test_data: Batches,
     hyper: Protocol,
     epochs: int,
     precision: str,
@@ -40,8 +54,8 @@ def train(
 ) -> History:
     """Train the masked `model` for `epochs`; its pruned weights stay zero throughout.
 
-    train_data, test_data: loaders of (images, labels) on the model's device. `precision`: float32,
-    or bfloat16 / float16 for autocast around the forward pass (the weights stay float32).
+    train_data, test_data: on the model's device. precision: float32, or bfloat16 / float16 for
+    autocast around the forward pass (the weights stay float32).
     folder: where a run leaves its progress and, every two minutes, a checkpoint from which the same
     call continues with the result an uninterrupted run would have had. progress: a title for a
     progress bar, shown when a person watches. stage: which one it is, of a run that trains several
@@ -52,7 +66,7 @@ def train(
     history = History()
     pays = captured and epochs * len(train_data) >= cuda_graphs.FEWEST_STEPS
     device = next(model.parameters()).device
-    graphs = steps.graphs_for(device, precision) if pays else None
+    graphs = steps.graphs_for(device) if pays else None
     optimizer = steps.make_optimizer(model, hyper, precision, whole=graphs is not None)
     schedule = Schedule(optimizer, hyper, len(train_data))
     recorder = Recorder(history, schedule, train_data, folder, epochs, stage or Stage(), more)
@@ -63,11 +77,12 @@ def train(
     if graphs is not None:
         callbacks.remove(masking)
         step = steps.whole_step(model, optimizer, masking.pairs, precision)
-        closure = steps.replaying(steps.captured_step(step, model, optimizer, graphs))
+        recorder.step = steps.captured_step(step, model, optimizer, graphs)
+        closure = steps.replaying(recorder.step)
     if progress and environment.person_watches():
         callbacks.append(Bar(progress, epochs))
-    framed, metrics = steps.Framed(model, precision), [_LossAndAccuracy("train")]
-    trial = _Trial(framed, optimizer, F.cross_entropy, metrics, callbacks)
+    autocast_model, metrics = steps.AutocastModel(model, precision), [_LossAndAccuracy("train")]
+    trial = _Trial(autocast_model, optimizer, F.cross_entropy, metrics, callbacks)
     trial.with_train_generator(train_data).with_closure(closure)
     done = recorder.resume(model, masks)
     if not done:
@@ -78,24 +93,26 @@ def train(
     started = time.perf_counter()
     before = history.seconds
     recorder.clock = lambda: before + time.perf_counter() - started
-    trial.run(epochs, verbose=0)
+    with cuda_graphs.fastest_convolutions(device):
+        trial.run(epochs, verbose=0)
     # A trial lives until the garbage collector comes; a graph's memory need not.
     trial.with_closure(steps.gradients)
+    recorder.step = None
     history.seconds = recorder.clock()
     return history
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data, precision: str = "float32") -> dict[str, float]:
+def evaluate(model: nn.Module, data: Batches, precision: str = "float32") -> dict[str, float]:
     """{`test_loss`, `test_accuracy` in percent} of the model in eval mode; its modes stay.
 
     A loop of its own: torchbearer's evaluation calls a network that fails a second time and then
     raises an exception of another type.
     """
-    framed, metric = steps.Framed(model, precision), _LossAndAccuracy("test")
+    autocast_model, metric = steps.AutocastModel(model, precision), _LossAndAccuracy("test")
     with in_mode(model, training=False):
         for images, labels in data:
-            logits = framed(images)
+            logits = autocast_model(images)
             metric.add(F.cross_entropy(logits, labels), logits, labels)
     return metric.means()
 
@@ -144,6 +161,9 @@ def _hooks(callbacks: Sequence[Callback], name: str) -> list[Callable]:
     return [getattr(one, name) for one in callbacks if getattr(type(one), name) is not default]
 
 
+TOP5_CLASSES = 1000  # from so many on, five guesses are counted too
+
+
 class _LossAndAccuracy(Metric):
     """Mean loss and accuracy (percent) of an epoch, summed on the device and read once at its end:
     torchbearer's own metrics wait for the device at every batch."""
@@ -155,6 +175,7 @@ class _LossAndAccuracy(Metric):
 
     def reset(self, state) -> None:
         self.loss, self.hits, self.count = 0.0, 0, 0
+        self.top5: Tensor | int | None = None
 
     def process(self, state) -> dict:
         self.add(state[torchbearer.LOSS], state[torchbearer.Y_PRED], state[torchbearer.Y_TRUE])
@@ -168,10 +189,16 @@ class _LossAndAccuracy(Metric):
         self.loss = self.loss + loss.detach() * len(labels)
         self.hits = self.hits + (logits.detach().argmax(1) == labels).sum()
         self.count += len(labels)
+        if self.prefix == "test" and logits.shape[1] >= TOP5_CLASSES:
+            five = logits.detach().topk(5).indices
+            self.top5 = (0 if self.top5 is None else self.top5) + (five == labels[:, None]).sum()
 
     def means(self) -> dict[str, float]:
-        """{`<prefix>_loss`, `<prefix>_accuracy`} of all that was counted."""
+        """{`<prefix>_loss`, `<prefix>_accuracy`} of all that was counted, and `test_top5`, in
+        percent, where there are `TOP5_CLASSES`."""
+        top5 = {} if self.top5 is None else {"test_top5": 100 * int(self.top5) / self.count}
         return {
             f"{self.prefix}_loss": float(self.loss) / self.count,
             f"{self.prefix}_accuracy": 100 * int(self.hits) / self.count,
+            **top5,
         }

@@ -18,7 +18,7 @@ from common.base.errors import ConfigurationError
 from common.sweep.dask import remote
 from common.sweep.dask.workers import Workers, connect, losses_allowed, sent
 from common.sweep.execute import Outcome
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 LOOK = 2.0  # seconds between looks at which workers there are
 
@@ -92,7 +92,7 @@ class Cluster:
         task.add_done_callback(self._settle)
         return promised
 
-    def alone(self) -> Cluster | None:
+    def retry_pool(self) -> Cluster | None:
         """One run on a machine; None if that is so already."""
         if self._alone or self._workers.places() <= len(self._workers.machines()):
             return None

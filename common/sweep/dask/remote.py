@@ -15,7 +15,7 @@ from common.base.files import write_probe
 from common.base.paths import ROOT
 from common.sweep import processes, slots
 from common.sweep.execute import POLL, Outcome, execute
-from common.sweep.job import Job
+from common.sweep.plan import Job
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -25,7 +25,7 @@ PATIENCE = 30.0  # seconds that runs have to end
 SHARED = 5.0  # seconds until a new file is seen on another machine
 
 
-def digest(*patterns: str) -> str:
+def hash_of_files(*patterns: str) -> str:
     """Of the names and contents of the repository's files that match."""
     content = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
@@ -34,7 +34,9 @@ def digest(*patterns: str) -> str:
     return content.hexdigest()
 
 
-IMPORTED = digest("common/sweep/**/*.py")  # as they are in this process, whatever they are later
+IMPORTED = hash_of_files(
+    "common/sweep/**/*.py"
+)  # as they are in this process, whatever they are later
 RUN = ("common/**/*.py", "trials/*/*.ipynb")  # what a run reads
 
 
@@ -62,7 +64,7 @@ def look(worker: Worker, results: Path, sign: str, gpus: bool) -> Found:
     return Found(
         machine=processes.machine(),
         imported=IMPORTED,
-        read=digest(*RUN),
+        read=hash_of_files(*RUN),
         threads=worker.state.nthreads,
         announced=_announced(worker),
         gpus=_gpus() if gpus else [],

@@ -136,7 +136,7 @@ class Workers:
                 f"cannot import what is in {ROOT} ({type(found).__name__}: {found}); it needs that "
                 "folder, shared with this machine, and this Python environment"
             )
-        if found.read != remote.digest(*remote.RUN):
+        if found.read != remote.hash_of_files(*remote.RUN):
             return f"sees another version of {ROOT} than is here; let all share one folder"
         if found.imported != remote.IMPORTED:
             return f"has imported another version of {ROOT}/common/sweep; start it and this again"

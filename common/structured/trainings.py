@@ -9,22 +9,20 @@ import torch
 from torch import nn
 from torchbearer.callbacks import Callback
 
-from common.base import environment
 from common.base.files import write_atomically
-from common.base.version import code_version
 from common.pruning import Masks
 from common.runs import filter_settings
 from common.runs.cache import NetworkCache, copy_state
 from common.runs.experiment import Experiment
-from common.runs.trainer import Trainer
+from common.runs.network import Trainer
 from common.training.callbacks import History, Stage
 from common.training.protocols import Protocol
 
 # In this order, and what a progress bar calls them.
-STAGES = {"sparse": "with the penalty", "train": "fine-tuning", "mask": "the mask beside it"}
+TITLES = {"sparse": "with the penalty", "train": "fine-tuning", "mask": "the mask beside it"}
 
 
-class Stages:
+class Trainings:
     """The trainings of a run of filter pruning: with the penalty, then what is left, then a mask
     beside it. hyper: of the training with the penalty."""
 
@@ -56,16 +54,16 @@ class Stages:
         more: Sequence[Callback] = (),
     ) -> dict[str, object]:
         """Train; returns what the next stage goes on from, as plain tensors and numbers."""
-        experiment, stages = self.experiment, list(STAGES)
+        experiment, order = self.experiment, list(TITLES)
         lengths = [self.hyper.epochs, experiment.epochs]
-        before = experiment.pretrain_epochs + sum(lengths[: stages.index(name)])
+        before = experiment.pretrain_epochs + sum(lengths[: order.index(name)])
         history = self.trainer.train(
             model,
             masks,
             hyper,
             epochs,
             folder=experiment.folder,
-            progress=STAGES[name],
+            progress=TITLES[name],
             stage=Stage(name, before, int(experiment.all_epochs)),
             more=more,
         )
@@ -80,17 +78,10 @@ class Stages:
         run, hyper = self.experiment, self.hyper
         parts = [run.protocol, run.dataset, run.model, self.variant.penalised or "plain"]
         name = "_".join([*parts, f"seed{run.seed}", f"epochs{hyper.epochs}"])
-        identity = {
-            "hyperparameters": dataclasses.asdict(hyper),
+        identity = self.trainer.identity(hyper) | {
             "penalised": self.variant.penalised,
             "proximal": self.variant.proximal,
             "strength": strength,
-            "seed": run.seed,
-            "batch_size": run.batch_size,
             "pretrain_epochs": run.pretrain_epochs,
-            "precision": self.trainer.precision,
-            "device": environment.hardware(self.trainer.network.device),
-            "torch_version": torch.__version__,
-            "code_version": code_version(),
         }
         return NetworkCache(run.results_dir / "shared", name, identity)
