@@ -33,22 +33,24 @@ def test_a_perturbation_has_the_size_asked_for_and_is_a_seeds_own(tiny):
 @pytest.mark.parametrize("batchnorm", ["none", "eval"])
 def test_no_perturbation_changes_nothing(batchnorm, tiny):
     case = Case("SNIP", "iterative", 3, 1, batchnorm)
-    first, second = (chaos.prune(tiny, case, 1.0, relative=0) for _ in range(2))
+    first, second = (next(chaos.prune(tiny, case, [1.0], relative=0)) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_masks_are_those_of_an_ordinary_pruning(tiny):
-    method = SNIP.chosen()
-    plain = prune_rounds(tiny.fresh(), method, 0.9, tiny.context(method))
-    masks = chaos.prune(tiny, SNIP, 1.0)
-    assert all(torch.equal(masks[name], plain[name]) for name in plain)
+    for case in (SNIP, Case("SNIP")):
+        method = case.chosen()
+        for exponent, masks in zip([0.5, 1.0], chaos.prune(tiny, case, [0.5, 1.0]), strict=True):
+            sparsity, context = 1 - 10**-exponent, tiny.context(method)
+            plain = prune_rounds(tiny.build(), method, sparsity, context)
+            assert all(torch.equal(masks[name], plain[name]) for name in plain)
 
 
 def test_new_images_in_every_round_change_the_second_round_only(tiny):
     once, twice = (Case("SNIP", "iterative", rounds, 1, new_images=True) for rounds in (1, 2))
     for case, alike in ((once, True), (twice, False)):
         same = Case("SNIP", "iterative", case.iterations, 1)
-        other, fixed = chaos.prune(tiny, case, 1.0), chaos.prune(tiny, same, 1.0)
+        other, fixed = (next(chaos.prune(tiny, one, [1.0])) for one in (case, same))
         assert all(torch.equal(other[name], fixed[name]) for name in fixed) == alike
 
 

@@ -34,6 +34,7 @@ def initial():
     return prunable(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), VARIANTS)
 def test_exact_at_initialisation_and_after_training(tmp_path, initial, method, variant):
     found = []

@@ -255,6 +255,7 @@ def test_it_says_what_it_lacks(residual):
     assert all(torch.equal(value, before[name]) for name, value in residual.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_run_on_digits(tmp_path, monkeypatch):
     quick = dataclasses.replace(METHODS["ntk_sap"][""], iterations=4)
     monkeypatch.setitem(METHODS["ntk_sap"], "", quick)

@@ -196,6 +196,7 @@ def test_it_says_what_it_lacks():
         scores_of(network(), [])
 
 
+@pytest.mark.slow
 def test_a_run_on_digits(tmp_path):
     def run(seed: int) -> Run:
         options = {"seed": seed, "epochs": 1, "device": "cpu", "results_dir": tmp_path / str(seed)}

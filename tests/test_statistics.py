@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from common.results.statistics import (
+    accuracy_interval,
     mean_interval,
     paired_differences,
     pooled_difference,
@@ -47,6 +48,15 @@ def test_one_replicate_carries_nothing():
 def test_what_is_no_replicate_is_refused(values):
     with pytest.raises(ValueError, match="at least one"):
         mean_interval(values)
+
+
+def test_the_interval_of_an_accuracy_is_wilsons():
+    found, z, share = accuracy_interval(9.5, 1000), 1.959964, 0.095
+    middle = (share + z**2 / 2000) / (1 + z**2 / 1000)
+    half = z / (1 + z**2 / 1000) * math.sqrt(share * (1 - share) / 1000 + z**2 / 4e6)
+    assert (found.low, found.high) == pytest.approx((100 * (middle - half), 100 * (middle + half)))
+    assert found.low < 10 < found.high
+    assert accuracy_interval(18.875, 3200).low > 10
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():

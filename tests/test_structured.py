@@ -507,6 +507,7 @@ def test_the_cost_stands_beside_that_of_a_mask_of_as_many_weights(quick):
     assert masked["accuracy_fine_tuned"] == quick.masked_history.rows[-1]["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_penalty_on_filters_alone_ends_at_no_zero_behind_batchnorm(tmp_path):
     """Why BatchNorm's weight and bias belong to a channel's group."""
     run = FilterRun(configured(tmp_path, sparse_epochs=8))
@@ -528,6 +529,7 @@ def test_the_default_penalty_empties_a_filter_in_half_of_the_training(tmp_path):
     assert FilterRun(configured(tmp_path, sparse_epochs=0)).penalty.strength == 0
 
 
+@pytest.mark.slow
 def test_variants(tmp_path):
     l1 = carry_out(configured(tmp_path, variant="l1_filter", compare=False))
     assert not any(row["penalty"] for row in l1.shrink.rows)
@@ -558,6 +560,7 @@ def test_a_threshold_removes_what_is_below_it_and_no_more(tmp_path):
     assert all(k[norms[n] > 0].all() for n, k in run.kept.items())
 
 
+@pytest.mark.slow
 def test_ablations(tmp_path):
     options = {"epochs": 0, "compare": False}
     plain, inverted, shuffled, redrawn, anywhere = (
@@ -587,6 +590,7 @@ def undisturbed(tmp_path_factory):
     return carry_out(configured(tmp_path_factory.mktemp("undisturbed"), **LENGTHS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "epoch"), [("sparse", 2), ("train", 4), ("mask", 6)])
 def test_a_run_that_was_killed_goes_on_to_the_same_result(
     tmp_path, monkeypatch, undisturbed, stage, epoch
@@ -616,6 +620,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     assert_same_tables(one, other)
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_what_they_remove_train_once(tmp_path, monkeypatch):
     train, begun = loop.train, []
     monkeypatch.setattr(
@@ -634,6 +639,7 @@ def test_runs_that_differ_in_what_they_remove_train_once(tmp_path, monkeypatch):
     assert begun.count("sparse") == 3
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_at_the_last_rate_unless_told(tmp_path):
     assert carry_out(configured(tmp_path, compare=False)).history.rows[1]["learning_rate"] == (
         pytest.approx(0.001)
@@ -832,6 +838,7 @@ def test_the_shipped_grid(tmp_path):
     assert filter_plots.filter_variants(table).axes[0].lines
 
 
+@pytest.mark.slow
 def test_the_study_on_digits_is_what_the_grid_tells(tmp_path):
     """The committed runs are those of the commands in the grid's head."""
     notebooks = {"filter_lasso": ROOT / "trials/filter_lasso/filter_lasso.ipynb"}

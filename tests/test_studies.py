@@ -33,11 +33,15 @@ from common.studies import layer_collapse_plots as figures
 from common.studies.captions import study_caption
 from common.studies.conservation import Kind
 from common.studies.layer_collapse import Line
-from common.studies.network import SETTING, TANAKA2020, Setting
-from common.studies.tables import COMMITTED, PROVENANCE, Table, folder, read, rows
+from common.studies.network import REPRODUCTION, SETTING, TANAKA2020, Setting
+from common.studies.tables import COMMITTED, PROVENANCE, Table, folder, read, read_asked
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDIES = ("layer_collapse", "conservation", "inversion")
+# Notebook -> the folder of its tables.
+STUDIES = {
+    **{name: name for name in ("layer_collapse", "conservation", "inversion")},
+    **dict.fromkeys(("inversion_faults", "batchnorm_epsilon"), "inversion"),
+}
 TINY = Setting("small_vgg", "digits", "tanaka2020", "cpu")
 
 
@@ -102,17 +106,17 @@ def test_what_a_table_does_not_hold_is_one_error_that_says_what_it_does(tmp_path
     )
     held.to_csv(tmp_path / "held.csv", index=False)
     with pytest.raises(ConfigurationError, match=said):
-        rows(tmp_path / "held.csv", **asked)
+        read_asked(tmp_path / "held.csv", **asked)
     with pytest.raises(ConfigurationError, match=r"no table .*other.csv; recompute=True"):
-        rows(tmp_path / "other.csv", **asked)
+        read_asked(tmp_path / "other.csv", **asked)
 
 
 def test_what_is_asked_for_and_there_is_all_that_is_read(tmp_path):
     held = pd.DataFrame({"model": ["a", "a", "b"], "seed": [0, 1, 0], "exponent": [0.1 + 0.2] * 3})
     held.to_csv(tmp_path / "held.csv", index=False)
-    found = rows(tmp_path / "held.csv", model="a", seeds=[1], exponents=[0.3])
+    found = read_asked(tmp_path / "held.csv", model="a", seeds=[1], exponents=[0.3])
     assert found[["model", "seed"]].to_numpy().tolist() == [["a", 1]]
-    assert len(rows(tmp_path / "held.csv", model=None, seeds=None)) == 3
+    assert len(read_asked(tmp_path / "held.csv", model=None, seeds=None)) == 3
 
 
 @pytest.mark.parametrize(
@@ -511,7 +515,7 @@ def test_a_network_without_batchnorm_is_refused(tmp_path):
 # Committed tables and notebooks
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", sorted(set(STUDIES.values())))
 def test_committed_tables_hold_no_machine_paths(study):
     paths = list((COMMITTED / study).glob("*.csv"))
     assert paths
@@ -525,62 +529,51 @@ def source(study):
     return ROOT / "trials" / study / f"{study}.ipynb"
 
 
-def quoted_of_the_signal():
-    """The sentences of the notebook that quote the tables, made from the tables."""
-    home = COMMITTED / "inversion"
-    of_all = batchnorm.summary(read(home / "signal.csv"))
-    of_all = of_all[of_all["procedure"] == "inverted"]
-
-    def below(model, sparsity, column="layers_below"):
-        chosen = (of_all["model"] == model) & (of_all["sparsity"] == sparsity)
-        values = of_all.loc[chosen & (of_all["method"] == "magnitude"), column]
-        return sorted({values.min(), values.max()})
-
-    assert below("resnet20", 0.6) == [0]
-    low, high = below("resnet20", 0.9)
-    assert below("resnet20", 0.98) == [21]
-    yield f"in none of the 21 layers at 60 percent removed, in {low} to {high} at 90 and in all"
-    counts = [one for sparsity in (0.6, 0.9, 0.98) for one in below("vgg16", sparsity)]
-    yield "In VGG-16 it is {}, {} and {} of 13 layers".format(*counts)
-    yield f"deviation is {below('resnet20', 0.98, 'logits_std')[-1]:.0e} at most"
-    yield f"the logits are down to {below('vgg16', 0.98, 'logits_std')[-1]:.0e}"
-    alone = [below(m, 0.98, "logits_std_tiny_epsilon") for m in ("resnet20", "vgg16")]
-    yield f"they are at {min(min(a) for a in alone):.0e} to {max(max(a) for a in alone):.0e}"
-    rows = read(home / "signal.csv")
-    grasp = rows[(rows["method"] == "grasp") & (rows["procedure"] == "inverted")]
-    yield f"the variance is {grasp.loc[grasp['variance'] > 0, 'variance'].min():.1g} or more"
-    snip = of_all[(of_all["model"] == "resnet20") & (of_all["method"] == "SNIP")]
-    cut = snip[snip["sparsity"] >= 0.9]
-    assert len(cut) == 6
-    assert (cut[["output_kept", "logits_std", "logits_std_tiny_epsilon"]] == 0).all(axis=None)
-    treated = read(home / "signal_training.csv")
-    last = treated[treated["step"] == treated["step"].max()]
-    last = last.set_index(["method", "procedure", "sparsity", "treatment"]).sort_index()
-    yield f"One seed, {last['step'].iloc[0]} steps in float32"
-    inverted = last.loc[("magnitude", "inverted", 0.98)]
-    right = inverted["train_accuracy"].map("{:.1f}".format)
-    yield f"chance: {right['none']} percent of the images"
-    yield f"a loss of {inverted.loc['none', 'train_loss']:.3f} where"
-    yield f"learn, up to {right['epsilon']} percent, and rescaled up to {right['rescaled']}."
-    reached = last.loc[("magnitude", "unmodified", 0.98, "none"), "train_accuracy"]
-    yield f"Magnitude itself is at {reached:.1f} by then"
-    curve = treated[(treated["treatment"] == "epsilon") & (treated["method"] == "magnitude")]
-    curve = curve[curve["sparsity"] == 0.98].set_index("step")["test_accuracy"]
-    yield f"from {curve[250]:.1f} percent after 250 steps to {curve[300]:.1f} after 300"
-    less = last.loc[("magnitude", "inverted", 0.9), "train_accuracy"]
-    yield f"{less['none']:.1f} percent as it is, {less['epsilon']:.1f} with"
-    mask = rows[(rows["model"] == "resnet20") & (rows["seed"] == 0) & (rows["sparsity"] == 0.98)]
-    mask = mask[(mask["method"] == "magnitude") & (mask["procedure"] == "inverted")].iloc[0]
-    yield f"leaves {mask['kept']} weights in the first layer and {mask['output_kept']} in the last"
-    silent = treated[(treated["sparsity"] == 0.98) & (treated["procedure"] == "inverted")]
-    losses = silent.pivot(index="step", columns=["method", "treatment"], values="train_loss")
-    assert np.allclose(losses["magnitude", "none"], losses["SNIP", "epsilon"], 1e-6, 0, True)
+def tables_of_inversion(setting=TANAKA2020, exponents=(0.25,), seeds=(0,)):
+    return inversion_curves.tables(COMMITTED / "inversion", setting, list(exponents), list(seeds))
 
 
-def test_the_notebook_quotes_the_tables_of_the_signal():
-    cells = nbformat.read(source("inversion"), as_version=4).cells
-    text = " ".join(" ".join(c.source.split()) for c in cells if c.cell_type == "markdown")
-    assert [quote for quote in quoted_of_the_signal() if quote not in text] == []
+def tables_of_faults(setting=REPRODUCTION, sparsity=0.6, steps=300, seeds=(0,)):
+    return inversion_tables.tables(COMMITTED / "inversion", setting, sparsity, steps, list(seeds))
+
+
+def tables_of_epsilon(networks=(("resnet20", "frankle2021"),), sparsities=(0.98,), steps=300):
+    settings = batchnorm.settings(list(networks), "cifar10")
+    return batchnorm.tables(COMMITTED / "inversion", settings, list(sparsities), steps, [0])
+
+
+@pytest.mark.parametrize(
+    ("tables", "wrong", "said"),
+    [
+        (tables_of_inversion, {"setting": REPRODUCTION}, "dataset='cifar10': .*holds 'cifar100'"),
+        (tables_of_inversion, {"exponents": [1.0]}, "rounds.csv holds 0.25, 0.5"),
+        (tables_of_inversion, {"seeds": [0, 3]}, r"seeds=\[0, 3\]: .*holds 0, 1, 2"),
+        (tables_of_faults, {"sparsity": 0.5}, "outcomes.csv holds 0.3, 0.6, 0.9, 0.98"),
+        (tables_of_faults, {"sparsity": "much"}, "sparsity='much': .*outcomes.csv holds"),
+        (tables_of_faults, {"sparsity": 0.9}, "sparsity=0.9: .*training.csv holds 0.6"),
+        (tables_of_faults, {"steps": 100}, "steps=100: .*training.csv holds 300"),
+        (tables_of_faults, {"steps": None}, "steps=None is not a multiple"),
+        (tables_of_epsilon, {"networks": [["vgg16", "frankle2021"]]}, "networks=.* holds"),
+        (tables_of_epsilon, {"networks": [["resnet21", "seed"]]}, "model='resnet21' is not known"),
+        (tables_of_epsilon, {"networks": ["resnet20"]}, "'resnet20' is not .model, protocol"),
+        (tables_of_epsilon, {"sparsities": [0.6]}, "networks are trained at 0.9, 0.98"),
+        (tables_of_epsilon, {"sparsities": [0.5, 0.9]}, "signal.csv holds 0.6, 0.9, 0.98"),
+    ],
+)
+def test_what_the_tables_of_inversion_do_not_hold_is_said(tables, wrong, said):
+    assert all(len(table) for table in tables())
+    with pytest.raises(ConfigurationError, match=said):
+        tables(**wrong)
+
+
+def test_both_accuracies_of_a_training_are_judged_by_their_intervals():
+    """With a negligible epsilon inverted magnitude fits training images, and still guesses."""
+    ends = inversion_tables.ends(tables_of_epsilon()[1]).query("method == 'magnitude'")
+    ends = ends.set_index(["procedure", "treatment"])[["training images", "test images"]]
+    told = ends.loc[("inverted", "epsilon")].tolist()
+    assert told == ["18.9% (above chance)", "9.5% (at chance)"]
+    assert ends.loc[("inverted", "none"), "training images"].endswith("(at chance)")
+    assert ends.loc[("unmodified", "none"), "test images"].endswith("(above chance)")
 
 
 def test_committed_variances_hold_together():
@@ -617,20 +610,23 @@ def execute(study, tmp_path, **parameters):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", STUDIES)
-def test_notebook_draws_the_committed_tables(study, tmp_path):
-    before = {p: p.read_bytes() for p in (COMMITTED / study).glob("*")}
-    assert len(execute(study, tmp_path)) >= 3
-    assert {p: p.read_bytes() for p in (COMMITTED / study).glob("*")} == before
+@pytest.mark.parametrize(("study", "tables"), STUDIES.items())
+def test_notebook_draws_the_committed_tables(study, tables, tmp_path):
+    before = {p: p.read_bytes() for p in (COMMITTED / tables).glob("*")}
+    assert len(execute(study, tmp_path)) >= 2
+    assert {p: p.read_bytes() for p in (COMMITTED / tables).glob("*")} == before
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", ["layer_collapse", "conservation"])
+@pytest.mark.parametrize("study", STUDIES)
 def test_a_notebook_refuses_what_its_tables_do_not_hold(study, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match=r"dataset='digits': .* 'cifar"):
         execute(study, tmp_path, dataset="digits")
+    wrong = {"protocol": "nonsense"}
+    if study == "batchnorm_epsilon":
+        wrong = {"networks": [["resnet20", "nonsense"]]}
     with pytest.raises(papermill.PapermillExecutionError, match="protocol='nonsense' is not know"):
-        execute(study, tmp_path, protocol="nonsense")
+        execute(study, tmp_path, **wrong)
 
 
 @pytest.mark.slow
@@ -639,19 +635,15 @@ def test_a_notebook_refuses_what_its_tables_do_not_hold(study, tmp_path):
     [
         ("layer_collapse", {"exponents": [0.0, 2.0, 4.0], "methods": [["magnitude", 1, 0]]}),
         ("conservation", {"exponents": [1.0]}),
-        (
-            "inversion",
-            {
-                **{"steps": 12, "sweep_step": 3.0, "rounds_dataset": "digits"},
-                **{"signal_networks": [["small_vgg", "seed"]], "signal_steps": 12},
-            },
-        ),
+        ("inversion", {"exponents": [0.25]}),
+        ("inversion_faults", {"sparsity": 0.5, "steps": 12}),
+        ("batchnorm_epsilon", {"networks": [["small_vgg", "seed"]], "steps": 12}),
     ],
 )
 def test_notebook_measures_in_a_tiny_form(study, parameters, tmp_path):
-    if study != "inversion":
-        parameters = parameters | {"seeds": [0, 1]}
-    tiny = {"dataset": TINY.dataset, "model": TINY.model, "device": TINY.device}
+    tiny = {"dataset": TINY.dataset, "device": TINY.device, "seeds": [0, 1]}
+    if "networks" not in parameters:
+        tiny |= {"model": TINY.model}
     own = {"recompute": True, "results_dir": str(tmp_path / "own")}
-    assert len(execute(study, tmp_path, **own, **tiny, **parameters)) >= 3
+    assert len(execute(study, tmp_path, **own, **tiny, **parameters)) >= 2
     assert list((tmp_path / "own").glob("*.csv"))

@@ -349,6 +349,7 @@ def test_a_rewinding_point_that_nobody_kept_is_trained_again(tmp_path, trainings
     assert_same_tables(untimed(late.experiment.folder), untimed(alone.experiment.folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "cut", "one bit", "empty"])
 def test_a_damaged_network_is_computed_again(tmp_path, trainings, damage):
     carry_out(configured(tmp_path, retrain="fine_tune"))
@@ -420,6 +421,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["dense network", "level 1 of 2", "level 2 of 2"])
 @pytest.mark.parametrize("ablation", ["none", "shuffle"])
 def test_a_run_killed_in_any_level_goes_on_to_the_same_result(
@@ -443,7 +445,7 @@ def test_a_run_killed_in_any_level_goes_on_to_the_same_result(
     assert_same_tables(untimed(alone.experiment.folder), untimed(again.experiment.folder))
     assert_same_state(cache.copy_state(alone.model), cache.copy_state(again.model))
     assert sorted(path.name for path in again.experiment.folder.iterdir()) == [
-        *("epochs.csv", "layers.csv", "levels.csv", "run.json", "summary.csv")
+        *("epochs.csv", "layers.csv", "levels.csv", "masks.safetensors", "run.json", "summary.csv")
     ]
 
 
@@ -642,14 +644,14 @@ def test_levels_that_runs_share_count_once():
     both = pd.concat([table, longer])
     one = ticket_plots.tickets_table(table, "retrain")
     assert one.equals(ticket_plots.tickets_table(both, "retrain"))
-    assert one.loc[2.0, "fine-tuned"] == "90.50 ± 0.71 (2)"
+    assert one.loc[98.0, "fine-tuned"] == "90.50 ± 0.71 (2)"
 
 
 def test_tables_have_the_levels_that_all_have():
     table = made_up_levels(seeds=(3,))
     compared = ticket_plots.tickets_table(table[table["retrain"] == "rewind_weights"], "ablation")
-    assert compared.index.tolist() == [2.0]
-    assert compared.loc[2.0].tolist() == ["93.00 (1)", "78.00 (1)"]
+    assert compared.index.tolist() == [98.0]
+    assert compared.loc[98.0].tolist() == ["93.00 (1)", "78.00 (1)"]
 
 
 def test_ours_beside_the_published_curves():
@@ -709,6 +711,7 @@ def test_what_cannot_be_drawn_is_said(call, message):
 # The grids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number", "quick"), [("lottery_ticket", 159, 6), ("initialisation", 42, 7)]
 )

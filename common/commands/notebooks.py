@@ -57,11 +57,8 @@ def choices(name: str, root: Path = ROOT) -> dict[str, list[str]]:
     """{parameter: what it may be} for the notebook called `name`, of those chosen from a list."""
     known: dict[str, Iterable[str]] = {
         "protocol": PROTOCOLS,
-        "rounds_protocol": PROTOCOLS,
         "dataset": DATASETS,
-        "rounds_dataset": DATASETS,
         "model": CHAINS if name == "conservation" else MODELS,
-        "training_model": MODELS,
         "ablation": ABLATIONS,
         "precision": PRECISIONS,
         "device": ("auto", "cpu", "cuda", "mps"),

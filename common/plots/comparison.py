@@ -21,6 +21,7 @@ from common.results.statistics import (
     paired_differences,
     rank_correlation,
 )
+from common.results.words import signed
 
 CELL = (*tables.SETTING, "method", "variant", "ablation", "sparsity")
 DENSE = "dense"  # what the method of the dense network is called
@@ -131,7 +132,7 @@ def published_table(both: pd.DataFrame) -> pd.DataFrame:
             "removed": both["sparsity"].map(style.percent).to_list(),
             "here": list(map(_mean, each_interval(both))),
             "published": both["published"].map("{:.2f}".format).to_list(),
-            "difference": both["difference"].map(style.signed).to_list(),
+            "difference": [signed(value, 2) for value in both["difference"]],
             "likely reason": both["likely_reason"].to_list(),
         }
     )
@@ -215,7 +216,7 @@ def _mean(interval: Interval) -> str:
 
 def _difference(interval: Interval) -> str:
     mark = (GAIN if interval.mean > 0 else LOSS) if interval.excludes_zero else ""
-    return f"{with_width(interval, style.signed(interval.mean))} ({interval.n}) {mark}".rstrip()
+    return f"{with_width(interval, signed(interval.mean, 2))} ({interval.n}) {mark}".rstrip()
 
 
 def _reasons(both: pd.DataFrame, source: Source | None) -> list[str]:

@@ -18,6 +18,7 @@ from common.base.errors import ConfigurationError
 from common.plots import style, tables
 from common.plots.comparison import ablation_effects, each_interval, random_compared, with_width
 from common.results.statistics import LEVEL, Interval
+from common.results.words import signed
 
 PANELS = 4  # sparsities shown at most
 FAR = 20.0  # percentage points: what lies beyond does not stretch the axis, if anything lies below
@@ -115,7 +116,7 @@ def _draw(axes: Axes, height: int, interval: Interval, limit: float, key: Key) -
         return
     side = math.copysign(1, interval.mean)
     axes.plot(0.96 * side * limit, height, marker=">" if side > 0 else "<", **look)
-    number = with_width(interval, style.signed(interval.mean))
+    number = with_width(interval, signed(interval.mean, 2))
     align = {"ha": "right" if side > 0 else "left", "va": "center"}
     axes.text(0.9 * side * limit, height, number, fontsize=7, **align)
 

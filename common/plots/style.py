@@ -240,11 +240,6 @@ def percent(value: float) -> str:
     return f"{100 * value:.4g}%"
 
 
-def signed(value: float, decimals: int = 2) -> str:
-    """`+0.42`, `−1.80`: a difference, with a real minus, which zero never has."""
-    return f"{round(value, decimals) + 0.0:+.{decimals}f}".replace("-", "−")
-
-
 def plain_log_ticks(axis: Axis) -> None:
     """0.01, 0.1, 1 on a logarithmic axis, and more between them where it spans little."""
     low, high = sorted(axis.get_view_interval())

@@ -62,6 +62,17 @@ def mean_interval(values: Iterable[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def accuracy_interval(accuracy: float, images: int) -> Interval:
+    """An accuracy (percent) on so many images with its interval of level LEVEL (Wilson 1927).
+
+    It takes images for independent draws, so it says whether guessing would do as well, and
+    nothing of another seed.
+    """
+    right = stats.binomtest(round(accuracy * images / 100), images)
+    found = right.proportion_ci(LEVEL, method="wilson")
+    return Interval(accuracy, 100 * found.low, 100 * found.high, images)
+
+
 def intervals(
     rows: pd.DataFrame, keys: Sequence[str], statistic: str = "test_accuracy"
 ) -> pd.DataFrame:
@@ -89,7 +100,7 @@ def paired_differences(
     their values but the seed, in the order of `runs`: mean, low and high of the paired differences
     (in the statistic's units) and the number n of pairs. What has no pair has no row.
     """
-    cells = [name for name in MATCHED if name != "seed"]
+    cells = [name for name in dict.fromkeys((*MATCHED, *factor)) if name != "seed"]
     return intervals(_pairs(runs, factor, baseline, statistic), cells, "difference")
 
 

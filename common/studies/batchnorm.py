@@ -25,10 +25,17 @@ from common.datasets import Loader
 from common.pruning import ablations, find_method, prunable
 from common.pruning import masks as masking
 from common.pruning.masks import Masks
-from common.studies.inversion_tables import CASE, TRAINING, short_training
+from common.studies.inversion_tables import (
+    CASE,
+    STEPS,
+    TRAINING,
+    read_steps,
+    short_training,
+    trainings,
+)
 from common.studies.layer_collapse import Line, masks_of
 from common.studies.network import SETTING, Network, Setting
-from common.studies.tables import PROVENANCE, Table
+from common.studies.tables import PROVENANCE, Table, read_asked, values
 
 FRANKLE2021 = Setting("resnet20", "cifar10", "frankle2021")
 METHODS = ("magnitude", "SNIP", "grasp")
@@ -102,6 +109,21 @@ def rescale(module: nn.Module, norms: dict[str, float]) -> None:
         weight.mul_(norms[name] / own if own else 1.0)
 
 
+def measure(
+    folder: Path,
+    networks: Sequence[Setting],
+    sparsities: Sequence[float],
+    steps: int,
+    seeds: Sequence[int],
+) -> None:
+    """All tables of the study; of the first network and seed those of RUNS at these sparsities are
+    trained."""
+    runs, seeds = runs_at(sparsities), values("seeds", seeds)
+    for setting in networks:
+        measure_signal(folder, METHODS, sparsities, seeds, setting=setting)
+    measure_training(folder, runs, seeds[:1], steps=steps, setting=networks[0])
+
+
 def measure_signal(
     folder: Path,
     methods: Sequence[str],
@@ -121,6 +143,7 @@ def measure_signal(
 
     Raises ConfigurationError for a network without BatchNorm.
     """
+    sparsities, seeds = values("sparsities", sparsities), values("seeds", seeds)
     table = Table(folder / "signal.csv", SIGNAL, UNIT)
     exponents = {-math.log10(1 - sparsity): sparsity for sparsity in sparsities}
     for seed, method, procedure in itertools.product(seeds, methods, TRANSFORMS):
@@ -147,7 +170,7 @@ def measure_training(
     runs: Sequence[tuple[str, str, float, str]],
     seeds: Sequence[int],
     *,
-    steps: int = 300,
+    steps: int = STEPS,
     records: int = 6,
     test_images: int = 1000,
     batch_size: int = 64,
@@ -156,6 +179,7 @@ def measure_training(
     """`steps` steps of training of every (method, procedure, sparsity, treatment) from the same
     weights, in float32 and at the protocol's first learning rate, recorded `records` times on the
     first `test_images` test images, into signal_training.csv."""
+    seeds, steps = values("seeds", seeds), read_steps(steps, records)
     table = Table(folder / "signal_training.csv", SIGNAL_TRAINING, (*UNIT, "treatment"))
     for seed, (method, procedure, sparsity, treatment) in itertools.product(seeds, runs):
         case = {"method": method, "procedure": procedure, "sparsity": sparsity, "seed": seed}
@@ -175,6 +199,47 @@ def measure_training(
             counts = (steps, records, test_images, batch_size)
             rows = short_training(network, masks, *counts, precision="float32")
             table.add([{**fixed, **row} for row in rows])
+
+
+def settings(networks: object, dataset: str, *where: object) -> list[Setting]:
+    """[[model, protocol], ...] on a data set as settings; where: device and data_dir.
+
+    Raises ConfigurationError.
+    """
+    return [Setting(m, dataset, protocol, *where) for m, protocol in values("networks", networks)]
+
+
+def runs_at(sparsities: Sequence[float]) -> list[tuple[str, str, float, str]]:
+    """Those of RUNS at one of the sparsities. Raises ConfigurationError where there are none."""
+    found = [run for run in RUNS if run[2] in values("sparsities", sparsities)]
+    if not found:
+        there = ", ".join(str(sparsity) for sparsity in sorted({run[2] for run in RUNS}))
+        raise ConfigurationError(
+            f"sparsities={sparsities!r}: networks are trained at {there}; name one of these too"
+        )
+    return found
+
+
+def tables(
+    folder: Path,
+    networks: Sequence[Setting],
+    sparsities: Sequence[float],
+    steps: int,
+    seeds: Sequence[int],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(variances, treated) of a measurement, of what is asked for: signal.csv, and the trainings of
+    the first network and seed at those of the sparsities that RUNS has.
+
+    networks: of one data set. Raises ConfigurationError, which says what there is, where something
+    was not measured.
+    """
+    seeds, first = values("seeds", seeds), networks[0]
+    named = [(setting.model, setting.protocol) for setting in networks]
+    asked = {"dataset": first.dataset, "networks": named, "sparsities": sparsities}
+    variances = read_asked(folder / "signal.csv", **asked, seeds=seeds)
+    trained = list(dict.fromkeys(run[2] for run in runs_at(sparsities)))
+    asked = {**first.names(), "sparsities": trained, "seeds": seeds[:1]}
+    return variances, trainings(folder / "signal_training.csv", steps, **asked)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The figure of the variances at BatchNorm's inputs, beside its epsilon."""
+"""The figures of the variances at BatchNorm's inputs and of what becomes of them in training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from common import datasets
 from common.plots import style
 from common.results.reference import METHODS, MODELS
 from common.studies.captions import rows_of, study_caption
 
 DASHES = {"unmodified": ("unmodified", "-"), "inverted": ("scores inverted", "--")}
+# What was done before training -> (label, dashes, marker, its face).
+TREATED = {
+    "none": ("", "-", "o", ""),
+    "epsilon": (", negligible epsilon", "--", "s", "white"),
+    "rescaled": (", layers rescaled", "-.", "^", ""),
+}
 EPSILON = {"color": style.ALARM, "linestyle": "-", "linewidth": 1.2}
 _DEAD = 0.15  # height of the strip for variances of zero
 
@@ -77,6 +84,62 @@ def batchnorm_variances(table: pd.DataFrame) -> Figure:
         f"Code {', '.join(sorted(table['code_version'].unique()))}.",
     )
     return figure
+
+
+@style.styled
+def treated_training(table: pd.DataFrame) -> Figure:
+    """Images right during the first steps of training, those trained on and the test images, a row
+    per sparsity: a line for each mask and what was done before training.
+
+    table: signal_training.csv of the inversion study.
+    """
+    sparsities = sorted(table["sparsity"].unique(), reverse=True)
+    chance = 100 / datasets.DATASETS[table["dataset"].iloc[0]].classes
+    keys = list(table.groupby(["method", "procedure", "treatment"], sort=False).groups)
+    figure = style.new_figure(1.5 + 2.1 * len(sparsities))
+    grid = figure.subplots(len(sparsities), 2, squeeze=False, sharex=True, sharey=True)
+    columns = {"train_accuracy": "Training images", "test_accuracy": "Test images"}
+    for line, sparsity in zip(grid, sparsities, strict=True):
+        for axes, (column, title) in zip(line, columns.items(), strict=True):
+            part = table[table["sparsity"] == sparsity].dropna(subset=column)
+            for key, rows in part.groupby(["method", "procedure", "treatment"], sort=False):
+                curve = rows.groupby("step")[column].mean()
+                axes.plot(curve.index, curve, **_trained(*key))
+            axes.axhline(chance, **style.CHANCE)
+            axes.set_title(f"{title}, {style.percent(sparsity)} removed", loc="left", weight="bold")
+            axes.set_ylim(bottom=0)
+        line[0].set_ylabel("Right (%)")
+    for axes in grid[-1]:
+        axes.set_xlabel("Step")
+    handles = [
+        Line2D(
+            [],
+            [],
+            label=f"{style.method_label(m)}, {DASHES[p][0]}{TREATED[t][0]}",
+            **_trained(m, p, t),
+        )
+        for m, p, t in keys
+    ]
+    handles.append(Line2D([], [], label=f"chance ({chance:g}%)", **style.CHANCE))
+    style.legend_above(figure, handles)
+    first = table.iloc[0]
+    style.write_caption(
+        figure,
+        study_caption(table),
+        f"{first['batch_size']} images a step at the protocol's first learning rate, "
+        f"{first['precision']}. Training images: of the steps since the dot before; test images: "
+        f"the first {first['test_images']:,}.",
+    )
+    return figure
+
+
+def _trained(method: str, procedure: str, treatment: str) -> dict:
+    _, dashes, marker, face = TREATED[treatment]
+    hue = style.colour(method)
+    look = {"color": hue, "ls": dashes, "marker": marker, "ms": 4.5, "lw": 1.3, "mfc": face or hue}
+    if procedure == "unmodified":
+        return look | {"lw": 2.4, "alpha": 0.45}
+    return look | ({"ms": 7, "lw": 2} if treatment == "none" else {})
 
 
 def _decades(axes: Axes, low: float, high: float) -> None:

@@ -8,7 +8,7 @@ it grows to is the share of the mask that is replaced.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from common.pruning import Method, find_method, prunable
 from common.pruning import masks as masking
 from common.pruning.masks import Masks
 from common.pruning.rounds import Round, prune_rounds
+from common.pruning.scores import Context
 from common.studies.conservation import pinned_batchnorm
 from common.studies.network import SETTING, Network, Setting
 from common.studies.tables import PROVENANCE, Table
@@ -52,6 +53,20 @@ class Case:
         return replace(method, images_per_class=images)
 
 
+def in_rounds(method: str, variant: str = "", most: int = 100) -> list[Case]:
+    """A method in 1, 2, 5, 10, 20 and 100 rounds, up to `most`."""
+    return [Case(method, variant, rounds) for rounds in (1, 2, 5, 10, 20, 100) if rounds <= most]
+
+
+CASES = (
+    *in_rounds("SNIP", "iterative"),
+    *in_rounds("SNIP", "force"),
+    *in_rounds("grasp", most=20),
+    *in_rounds("prospr", most=20),
+    *in_rounds("ntk_sap", most=20),
+    *in_rounds("synflow"),
+)
+TRAINED = (Case("SNIP", "iterative"), Case("SNIP", "iterative", 20), Case("synflow", "", 20))
 UNIT = (*vars(Case("")), "exponent", "seed", "relative", *SETTING)
 MASKS = (*UNIT, "layer", "size", "kept", "shared", *PROVENANCE)
 # Trained with: (the mask of the weights, or of the perturbed ones; which weights are trained)
@@ -68,18 +83,26 @@ def perturb(module: nn.Module, relative: float, stream: torch.Generator) -> None
         weight.mul_(1 + relative * noise)
 
 
-def prune(network: Network, case: Case, exponent: float, relative: float = 0) -> Masks:
-    """The masks at compression 10^exponent from the seed's weights, perturbed; all else equal."""
-    module, method = _initial(network, relative), case.chosen()
-    context = network.context(method)
+def prune(
+    network: Network, case: Case, exponents: Sequence[float], relative: float = 0
+) -> Iterator[Masks]:
+    """The masks at the compressions 10^exponent from the seed's weights, perturbed; all else equal.
+    In one round one scoring serves them all."""
+    method, scores = case.chosen(), None
+    for exponent in exponents:
+        module, context = _initial(network, relative), network.context(method)
 
-    def renew(done: Round) -> None:
-        other = replace(network, seed=10_000 * (network.seed + 1) + done.step)
-        context.batches[:] = other.context(method).batches  # the very list that the score reads
+        def renew(done: Round, context: Context = context) -> None:
+            other = replace(network, seed=10_000 * (network.seed + 1) + done.step)
+            # The very list that the score reads.
+            context.batches[:] = other.context(method).batches
 
-    with pinned_batchnorm(module, case.batchnorm):
-        observe = renew if case.new_images else None
-        return prune_rounds(module, method, 1 - 10.0**-exponent, context, observe=observe)
+        with pinned_batchnorm(module, case.batchnorm):
+            if case.iterations == 1:
+                scores = scores or method.score(module, context)
+            observe = renew if case.new_images else None
+            sparsity = 1 - 10.0**-exponent
+            yield prune_rounds(module, method, sparsity, context, first=scores, observe=observe)
 
 
 def measure(
@@ -94,26 +117,29 @@ def measure(
     """What each layer keeps at 10^exponent from perturbed weights, and how much of that is `shared`
     with the mask of the first of `relatives`, into the table `path`."""
     table = Table(path, MASKS, UNIT)
-    for seed, case, exponent in itertools.product(seeds, cases, exponents):
-        unit = {**vars(case), "exponent": exponent, "seed": seed, **setting.names()}
-        if all(table.has(**unit, relative=relative) for relative in relatives):
+    for seed, case in itertools.product(seeds, cases):
+        unit = {**vars(case), "seed": seed, **setting.names()}
+        wanted = itertools.product(exponents, relatives)
+        if all(table.has(**unit, exponent=at, relative=size) for at, size in wanted):
             continue
-        network, first = setting.network(seed), None
+        network, first = setting.network(seed), {}
         for relative in relatives:
-            masks = prune(network, case, exponent, relative)
-            first = first or masks
-            table.add(
-                {
-                    **unit,
-                    "relative": relative,
-                    "layer": name.removesuffix(".weight"),
-                    "size": mask.numel(),
-                    "kept": int(mask.sum()),
-                    "shared": int((mask & first[name]).sum()),
-                    **setting.columns(),
-                }
-                for name, mask in masks.items()
-            )
+            pruned = prune(network, case, exponents, relative)
+            for exponent, masks in zip(exponents, pruned, strict=True):
+                own = first.setdefault(exponent, masks)
+                table.add(
+                    {
+                        **unit,
+                        "exponent": exponent,
+                        "relative": relative,
+                        "layer": name.removesuffix(".weight"),
+                        "size": mask.numel(),
+                        "kept": int(mask.sum()),
+                        "shared": int((mask & own[name]).sum()),
+                        **setting.columns(),
+                    }
+                    for name, mask in masks.items()
+                )
 
 
 def measure_training(
@@ -135,7 +161,7 @@ def measure_training(
             continue
         network = setting.network(seed)
         by = {"own": 0.0, "perturbed": relative}
-        masks = {name: prune(network, case, exponent, size) for name, size in by.items()}
+        masks = {name: next(prune(network, case, [exponent], at)) for name, at in by.items()}
         for mask, weights in TRAININGS:
             accuracy = _trained(network, _initial(network, by[weights]), masks[mask])
             fixed = {**unit, **setting.columns(), "epochs": network.hyper.epochs}

@@ -35,7 +35,7 @@ from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context, Scores
 from common.runs.options import whole_from
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
-from common.studies.tables import PROVENANCE, Table, of_units, rows, select, values
+from common.studies.tables import PROVENANCE, Table, of_units, read_asked, select, values
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,8 @@ def measure_pruned(
             if table.has(**unit):
                 continue
             network = setting.network(seed)
-            module, method = (
-                network.fresh(),
-                replace(find_method("synflow"), score=_absolute_synflow),
-            )
+            module = network.fresh()
+            method = replace(find_method("synflow"), score=_absolute_synflow)
             with pinned_batchnorm(module, mode):
                 masks = prune_rounds(module, method, 1 - 10.0**-exponent, network.context(method))
             fixed = {**unit, **setting.columns()}
@@ -158,12 +156,12 @@ def tables(
         raise _residual()
     seeds, asked = values("seeds", seeds), setting.names()
     path = folder / "layers.csv"
-    layers = rows(path, **asked, seeds=seeds)
+    layers = read_asked(path, **asked, seeds=seeds)
     images = layers["images"] // datasets.DATASETS[setting.dataset].classes
     scored = layers.assign(images_per_class=images)[images > 0]
     select(scored, path, images_per_class=images_per_class)
-    units = of_units(rows(folder / "units.csv", seeds=seeds[:1]), layers, UNIT)
-    pruned = rows(folder / "pruned.csv", **asked, exponents=exponents, seeds=seeds[:1])
+    units = of_units(read_asked(folder / "units.csv", seeds=seeds[:1]), layers, UNIT)
+    pruned = read_asked(folder / "pruned.csv", **asked, exponents=exponents, seeds=seeds[:1])
     return units, layers, pruned
 
 

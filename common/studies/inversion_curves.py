@@ -15,10 +15,11 @@ from common.pruning.masks import select
 from common.pruning.rounds import Round
 from common.studies import inversion, layer_collapse
 from common.studies.layer_collapse import Line
-from common.studies.network import REPRODUCTION, SETTING, TANAKA2020, Setting
-from common.studies.tables import PROVENANCE, Table
+from common.studies.network import SETTING, TANAKA2020, Setting
+from common.studies.tables import PROVENANCE, Table, read_asked, values
 
 ONE_SHOT = (Line("magnitude"), Line("SNIP", 1, 10), Line("grasp", 1, 10), Line("synflow", 1))
+ROUNDS = Line("synflow", 100)
 SWEEP_UNIT = ("method", "iterations", "images_per_class", "seed", "exponent")
 SWEEP = (*SWEEP_UNIT, *SETTING, "prunable", "layer", "size", "kept", *PROVENANCE)
 COMPLEMENT_UNIT = ("method", "seed", "sparsity")
@@ -30,19 +31,35 @@ ROUND_UNIT = ("procedure", "exponent", "seed")
 ROUND = (*ROUND_UNIT, *SETTING, "round", "density", *PROVENANCE)
 
 
+def measure(
+    folder: Path,
+    exponents: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    setting: Setting = TANAKA2020,
+) -> None:
+    """All tables of the study: SynFlow's rounds at 10^exponent, the other methods at every
+    compression of the study of layer collapse."""
+    exponents, seeds = values("exponents", exponents), values("seeds", seeds)
+    measure_complement(folder, seeds, setting=setting)
+    measure_sweep(folder, ONE_SHOT, layer_collapse.EXPONENTS, seeds, setting=setting)
+    measure_sweep(folder, [ROUNDS], [0.01, *exponents], seeds[:1], setting=setting)
+    measure_rounds(folder, exponents, seeds, setting=setting)
+
+
 def measure_complement(
     folder: Path,
     seeds: Sequence[int],
     sparsity: float = 0.5,
     lines: Sequence[Line] = ONE_SHOT,
     *,
-    setting: Setting = REPRODUCTION,
+    setting: Setting = TANAKA2020,
 ) -> None:
     """How far mask and inverted mask of one-shot methods are from exact complements, into
     complement.csv: weights that both keep, or neither, and those tied at the threshold, between
     which either draws lots."""
     table = Table(folder / "complement.csv", COMPLEMENT, COMPLEMENT_UNIT)
-    for seed in seeds:
+    for seed in values("seeds", seeds):
         for line in lines:
             unit = {"method": line.method, "seed": seed, "sparsity": sparsity}
             if table.has(**unit):
@@ -82,8 +99,9 @@ def measure_sweep(
 ) -> None:
     """What each layer keeps of properly inverted masks at the compressions 10^exponent, into
     sweep.csv."""
+    exponents = values("exponents", exponents)
     table = Table(folder / "sweep.csv", SWEEP, SWEEP_UNIT)
-    for seed in seeds:
+    for seed in values("seeds", seeds):
         for line in lines:
             unit = {**vars(line), "seed": seed}
             left = [e for e in exponents if not table.has(**unit, exponent=e)]
@@ -116,8 +134,8 @@ def measure_rounds(
     """SynFlow round by round, inverted properly and by 0/0, into rounds.csv: a row per round with a
     column per layer (weights kept). Round 0 is the dense network."""
     runs = {"inverted": inversion.synflow_inverted, "reciprocal": inversion.fault_alternation}
-    table = None
-    for seed in seeds:
+    exponents, table = values("exponents", exponents), None
+    for seed in values("seeds", seeds):
         network = setting.network(seed)
         names = [name.removesuffix(".weight") for name in prunable(network.module)]
         table = table or Table(folder / "rounds.csv", (*ROUND, *names), ROUND_UNIT)
@@ -137,11 +155,30 @@ def measure_rounds(
             table.add(rows)
 
 
+def tables(
+    folder: Path, setting: Setting, exponents: Sequence[float], seeds: Sequence[int]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """(complement, sweep, rounds) of a measurement, of what is asked for; exponents: of rounds.
+
+    Raises ConfigurationError, which says what there is, where something was not measured.
+    """
+    asked = {**setting.names(), "seeds": values("seeds", seeds)}
+    complement, sweep = (
+        read_asked(folder / f"{name}.csv", **asked) for name in ("complement", "sweep")
+    )
+    exponents = values("exponents", exponents)
+    return complement, sweep, read_asked(folder / "rounds.csv", **asked, exponents=exponents)
+
+
+def layers_of(rounds: pd.DataFrame) -> list[str]:
+    """The layers that rounds.csv has columns of, from input to output."""
+    return list(rounds.columns[len(ROUND) :])
+
+
 def first_deaths(rounds: pd.DataFrame) -> pd.DataFrame:
     """Per procedure, exponent and seed: the layer that is emptied first and the round, how many
     layers the last round leaves empty, and what it keeps of the first layer and in all."""
-    layers = list(rounds.columns[len(ROUND) :])
-    rows = []
+    layers, rows = layers_of(rounds), []
     for key, part in rounds.groupby(list(ROUND_UNIT), sort=False):
         counts = part.set_index("round")[layers]
         dead = counts == 0

@@ -1,23 +1,28 @@
-"""The inversion study's procedures side by side: masks, gradient flow and short trainings."""
+"""Inversion and what was taken for it side by side: masks, gradient flow and short trainings."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from common import datasets
 from common.base import environment
+from common.base.errors import ConfigurationError
 from common.pruning import find_method
 from common.pruning.masks import Masks
 from common.pruning.scores import loss_gradients
+from common.results.statistics import accuracy_interval
+from common.runs.options import number_in, whole
 from common.studies import inversion
 from common.studies.network import REPRODUCTION, SETTING, Network, Setting
-from common.studies.tables import PROVENANCE, Table
+from common.studies.tables import PROVENANCE, Table, of_units, read, read_asked, select, values
 from common.training import loop
 
 # The right procedure and, isolated, what was taken for it. (An empty list prunes nothing, whatever
@@ -37,6 +42,8 @@ CASES: tuple[tuple[str, str], ...] = (
     ("synflow", "empty_list"),
     ("synflow", "reciprocal"),
 )
+TRAINED = "small_vgg"  # the network of the short trainings, few steps of which a CPU can do
+STEPS = 300
 CASE = ("method", "procedure", "sparsity", "seed")
 LAYERS = (*CASE, "layer", "size", "kept", "norms", "norms_kept", "gradient_norm")
 OUTCOMES = (
@@ -72,6 +79,21 @@ class Portions:
             yield batch
 
 
+def measure(
+    folder: Path,
+    sparsity: float,
+    seeds: Sequence[int],
+    steps: int = STEPS,
+    *,
+    setting: Setting = REPRODUCTION,
+) -> None:
+    """All tables of the study at one sparsity; the first seed's masks of TRAINED are trained."""
+    sparsity, seeds = number_in(0, 1)("sparsity", sparsity), values("seeds", seeds)
+    trained = replace(setting, model=TRAINED)
+    measure_procedures(folder, CASES, [sparsity], seeds, setting=setting)
+    measure_training(folder, CASES, [sparsity], seeds[:1], steps=steps, setting=trained)
+
+
 def measure_procedures(
     folder: Path,
     cases: Sequence[tuple[str, str]],
@@ -81,9 +103,10 @@ def measure_procedures(
     setting: Setting = REPRODUCTION,
 ) -> None:
     """Masks and gradient flow of every (method, procedure), into layers.csv and outcomes.csv."""
+    sparsities = values("sparsities", sparsities)
     layers = Table(folder / "layers.csv", LAYERS, CASE)
     outcomes = Table(folder / "outcomes.csv", OUTCOMES, CASE)
-    for seed in seeds:
+    for seed in values("seeds", seeds):
         reference = {}
         for sparsity, (method, procedure) in itertools.product(sparsities, cases):
             case = {"method": method, "procedure": procedure, "sparsity": sparsity, "seed": seed}
@@ -107,14 +130,16 @@ def measure_training(
     sparsities: Sequence[float],
     seeds: Sequence[int],
     *,
-    steps: int = 300,
+    steps: int = STEPS,
     records: int = 6,
     test_images: int = 1000,
-    batch_size: int | None = None,
+    batch_size: int = 64,
     setting: Setting = REPRODUCTION,
 ) -> None:
     """`steps` steps of training of every (method, procedure) at the protocol's first learning rate,
-    recorded `records` times on the first `test_images` test images, into loop.csv."""
+    recorded `records` times on the first `test_images` test images, into training.csv."""
+    sparsities, seeds = values("sparsities", sparsities), values("seeds", seeds)
+    steps = read_steps(steps, records)
     table = Table(folder / "training.csv", TRAINING, (*CASE, "model"))
     for seed in seeds:
         for sparsity, (method, procedure) in itertools.product(sparsities, cases):
@@ -124,11 +149,67 @@ def measure_training(
             network = setting.network(seed)
             outcome = inversion.PROCEDURES[procedure](network, method, sparsity)
             fixed = {**case, **setting.columns()}
-            size = batch_size or network.hyper.batch_size
-            table.add(
-                {**fixed, **row}
-                for row in short_training(network, outcome.masks, steps, records, test_images, size)
-            )
+            counts = (steps, records, test_images, batch_size)
+            table.add({**fixed, **row} for row in short_training(network, outcome.masks, *counts))
+
+
+def tables(
+    folder: Path, setting: Setting, sparsity: float, steps: int, seeds: Sequence[int]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """(outcomes, layers, training) of a measurement, of what is asked for: outcomes at all its
+    sparsities, layers at `sparsity`, and there the first seed's training, of TRAINED.
+
+    Raises ConfigurationError, which says what there is, where something was not measured.
+    """
+    path, seeds = folder / "outcomes.csv", values("seeds", seeds)
+    outcomes = read_asked(path, **setting.names(), seeds=seeds)
+    layers = of_units(read(folder / "layers.csv"), select(outcomes, path, sparsity=sparsity), CASE)
+    asked = {**setting.names(), "model": TRAINED, "sparsity": sparsity, "seeds": seeds[:1]}
+    return outcomes, layers, trainings(folder / "training.csv", steps, **asked)
+
+
+def trainings(path: Path, steps: int, **asked: object) -> pd.DataFrame:
+    """The rows of a table of short trainings that are as long, and of what else is asked for.
+
+    Raises ConfigurationError as `tables.read_asked` does.
+    """
+    found = read_asked(path, **asked)
+    keys = [name for name in (*CASE, "treatment") if name in found]
+    lengths = found.groupby(keys)["step"].transform("max")
+    return select(found.assign(steps=lengths), path, steps=read_steps(steps))
+
+
+def ends(training: pd.DataFrame) -> pd.DataFrame:
+    """The last record of each training with two columns more, `training images` (those of the steps
+    since the record before) and `test images`: the share right, and whether the interval of that
+    many images (`accuracy_interval`) is above chance, below it or holds it."""
+    *_, before, last = sorted(training["step"].unique())
+    rows = training[training["step"] == last]
+    chance = 100 / datasets.DATASETS[rows["dataset"].iloc[0]].classes
+
+    def told(accuracy: float, images: int) -> str:
+        found = accuracy_interval(accuracy, images)
+        side = "above" if found.low > chance else "below" if found.high < chance else "at"
+        return f"{accuracy:.1f}% ({side} chance)"
+
+    seen = (last - before) * rows["batch_size"]
+    return rows.assign(
+        **{
+            "training images": list(map(told, rows["train_accuracy"], seen)),
+            "test images": list(map(told, rows["test_accuracy"], rows["test_images"])),
+        }
+    )
+
+
+def read_steps(steps: object, records: int = 1) -> int:
+    """The parameter `steps`, of a training that is recorded so many times, at equal distances.
+
+    Raises ConfigurationError.
+    """
+    number = whole("steps", steps, least=records)
+    if number is None or number % records:
+        raise ConfigurationError(f"steps={steps!r} is not a multiple of {records}")
+    return number
 
 
 def _layer_rows(network: Network, masks: Masks) -> list[dict]:

@@ -20,7 +20,7 @@ from common.pruning import Method, find_method, keep_count
 from common.pruning.masks import Masks, select
 from common.pruning.rounds import ScoreTransform, prune_rounds
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
-from common.studies.tables import PROVENANCE, Table, of_units, read, rows, values
+from common.studies.tables import PROVENANCE, Table, of_units, read, read_asked, values
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def tables(
     what there is, where something was not measured.
     """
     asked = {"methods": methods, "exponents": exponents, "seeds": seeds}
-    summary = rows(folder / "summary.csv", **(setting.names() if setting else {}), **asked)
+    summary = read_asked(folder / "summary.csv", **(setting.names() if setting else {}), **asked)
     return summary, of_units(read(folder / "layers.csv"), summary, UNIT)
 
 

@@ -14,9 +14,11 @@ from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
 from common.base.paths import ROOT, default_results
 from common.base.version import code_version
+from common.models import MODELS
 from common.pruning import METHODS
 from common.results.schema import EXACT
 from common.runs.options import Read, list_of, number_in, one_of, whole_from
+from common.training.protocols import PROTOCOLS
 
 COMMITTED = ROOT / "figures" / "results"
 
@@ -31,12 +33,21 @@ def read_line(name: str, value: object) -> tuple[str, int, int]:
     return tuple(read(name, one) for read, one in zip(readers, value, strict=True))
 
 
+def read_network(name: str, value: object) -> tuple[str, str]:
+    """[model, protocol]; raises ConfigurationError."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ConfigurationError(f"{name}: {value!r} is not [model, protocol]")
+    model, protocol = value
+    return one_of(MODELS)("model", model), one_of(PROTOCOLS)("protocol", protocol)
+
+
 # Parameters of notebooks that are lists: the columns that have their values, how one value is read.
 LISTS: dict[str, tuple[tuple[str, ...], Read]] = {
     "seeds": (("seed",), whole_from(0)),
     "exponents": (("exponent",), number_in(0)),
     "sparsities": (("sparsity",), number_in(0, 1)),
     "methods": (("method", "iterations", "images_per_class"), read_line),
+    "networks": (("model", "protocol"), read_network),
 }
 
 
@@ -112,7 +123,7 @@ def values(parameter: str, given: object) -> list:
     return list_of(LISTS[parameter][1])(parameter, given)
 
 
-def rows(path: Path, **asked: object) -> pd.DataFrame:
+def read_asked(path: Path, **asked: object) -> pd.DataFrame:
     """`select` from the table in `path`. Raises ConfigurationError too where there is none."""
     if not path.is_file():
         raise ConfigurationError(f"results_dir: no table {shown(path)}; recompute=True measures it")

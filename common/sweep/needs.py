@@ -51,9 +51,10 @@ def memory_needed(experiment: Experiment) -> float:
     scored = min(method.images_per_class * spec.classes, SCORING_BATCH)
     if method.training_batches:
         scored = experiment.batch_size
-    images = max(experiment.batch_size, method.graphs * scored)
+    # A captured step keeps its memory to itself: what steps before it took lies beside it.
+    images = max(2 * experiment.batch_size, method.graphs * scored)
     evaluation = 3 * found.largest * EVALUATION_BATCH
-    data = IMAGES * math.prod(spec.shape)
+    data = 0 if spec.streamed else IMAGES * math.prod(spec.shape)
     return CONTEXT + data + COPIES * found.weights + max(found.graph * images, evaluation)
 
 

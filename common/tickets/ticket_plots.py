@@ -19,6 +19,8 @@ from common.base.errors import ConfigurationError, unknown
 from common.plots import style, tables
 from common.plots.accuracy import REMOVED, removed_axis
 from common.results.reference import SOURCES
+from common.results.statistics import paired_differences
+from common.results.words import judged
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
 BANDS = 4  # lines up to which each has a band; more have their runs' dots
@@ -188,6 +190,17 @@ def tickets_table(levels: pd.DataFrame, by: str, least: float = 0.0) -> pd.DataF
     whole = (table != "").all(axis=1)
     table = table[whole] if whole.any() else table
     return table.rename(columns={value: look[0] for value, look in LOOKS[by].items()})
+
+
+def ticket_differences(
+    levels: pd.DataFrame, by: str, baseline: str, least: float = 0.0
+) -> pd.DataFrame:
+    """Test accuracy less that of the value `baseline` of `by`, as sparse and of the same seed: rows
+    of `words.judged` with the column `shown`, the value of `by` in words. Arguments and errors as
+    `tickets_compared`."""
+    shown = _shown(_points(levels, by), least)
+    rows = judged(paired_differences(shown, (by,), (baseline,)))
+    return rows.assign(shown=rows[by].map({value: look[0] for value, look in LOOKS[by].items()}))
 
 
 @style.styled

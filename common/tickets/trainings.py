@@ -20,19 +20,20 @@ from common.runs.cache import NetworkCache, State, copy_state, packed, unpacked
 from common.runs.experiment import Experiment
 from common.runs.network import Trainer
 from common.training.callbacks import History, Stage
+from common.training.protocols import Protocol
 
 
 class Trainings:
     """Trains the network of a ticket several times: dense (level 0), then each level's ticket.
 
-    model: the network, which every training changes in place. stages: the ablation's, as
-    `ablations.parse` has them. cache: where trained networks are kept for other runs.
+    model: the network, which every training changes in place. ablated: the ablation, as
+    `ablations.parse` has it. cache: where trained networks are kept for other runs.
     """
 
     def __init__(self, experiment: Experiment, trainer: Trainer, model: nn.Module) -> None:
         """Raises ConfigurationError for a rewinding point that leaves nothing to train."""
         self.experiment, self.trainer, self.model = experiment, trainer, model
-        self.stages = ablations.parse(experiment.ablation)
+        self.ablated = ablations.parse(experiment.ablation)
         self.total = sum(weight.numel() for weight in prunable(model).values())
         self.cache: NetworkCache | None = None
         last = experiment.epochs * self.per_epoch
@@ -99,16 +100,11 @@ class Trainings:
     def train(self, level: int, kept: Masks, more: Sequence[Callback] = ()) -> History:
         """Train the dense network (level 0) or the ticket of a level, from where it has gone back
         to."""
-        experiment, hyper = self.experiment, self.experiment.hyper
-        start = self.start(level)
-        first, done = divmod(start, self.per_epoch)
-        left = hyper.rest(first)
-        if level and experiment.options["retrain"] == "fine_tune" and not self.redraws(level):
-            left = dataclasses.replace(hyper.at_last_rate(), epochs=left.epochs)
-        train_data = None
-        if start:
+        experiment, left, train_data = self.experiment, self.hyper(level), None
+        if start := self.start(level):
             batches, _ = self.trainer.network.loaders(experiment.batch_size)
-            train_data, more = Remaining(batches, start), [*more, ShortFirstEpoch(done)]
+            train_data = Remaining(batches, start)
+            more = [*more, ShortFirstEpoch(start % self.per_epoch)]
         name = f"level {level} of {len(self.counts)}" if level else "dense network"
         before = experiment.epochs + (level - 1) * left.epochs if level else 0
         return self.trainer.train(
@@ -123,6 +119,14 @@ class Trainings:
             train_data=train_data,
         )
 
+    def hyper(self, level: int) -> Protocol:
+        """Of a level's training: what is left of the whole one from where it starts."""
+        whole = self.experiment.hyper
+        left = whole.rest(self.start(level) // self.per_epoch)
+        if level and self.experiment.options["retrain"] == "fine_tune" and not self.redraws(level):
+            return dataclasses.replace(whole.at_last_rate(), epochs=left.epochs)
+        return left
+
     def start(self, level: int) -> int:
         """The iteration at which a level's training starts."""
         return self.step if level and not self.redraws(level) else 0
@@ -130,7 +134,9 @@ class Trainings:
     def redraws(self, level: int) -> bool:
         """Whether this level starts from weights drawn anew, and so from the beginning."""
         last = level == len(self.counts)
-        return self.experiment.options["retrain"] == "reinit" or (last and "weights" in self.stages)
+        return self.experiment.options["retrain"] == "reinit" or (
+            last and "weights" in self.ablated
+        )
 
     def _identity(self) -> tuple[str, dict[str, object]]:
         """The readable name and everything that decides on the dense training."""
