@@ -12,7 +12,6 @@ import warnings
 import pytest
 import test_training
 import torch
-from common.sweep.job import Job
 from rich.console import Console
 from test_training import (
     EPOCH_COUNT,
@@ -28,6 +27,7 @@ from torchbearer.callbacks import Callback
 
 from common.results import run_folder
 from common.sweep import report
+from common.sweep.plan import Job
 from common.training import callbacks, cuda_graphs, steps
 from common.training.loop import train
 
