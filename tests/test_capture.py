@@ -27,7 +27,7 @@ from torchbearer.callbacks import Callback
 
 from common.results import run_folder
 from common.sweep import report
-from common.sweep.job import Job
+from common.sweep.plan import Job
 from common.training import callbacks, cuda_graphs, steps
 from common.training.loop import train
 
