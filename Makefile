@@ -1,5 +1,6 @@
 # make run    a fresh machine: environment, then the quick grid, then its figures
 # make test   a fresh machine: environment, then every test
+# make site   the book, in build/site: pages, executed notebooks, an explorer of the runs
 # make lint, make format: the sources' style; make lab: JupyterLab
 # PYTHON=python3.12 make run: another Python (3.10 or later) for the environment in .venv
 
@@ -7,10 +8,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
-NOTEBOOKS = $(filter-out %/rendered.ipynb,$(wildcard trials/*.ipynb trials/*/*.ipynb figures/*.ipynb))
+NOTEBOOKS = $(filter-out %rendered.ipynb,$(wildcard trials/*.ipynb trials/*/*.ipynb figures/*.ipynb))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint format lab
+.PHONY: run test site lint format lab
 .DEFAULT_GOAL := run
 
 run: $(VENV)/run.stamp
@@ -21,6 +22,10 @@ run: $(VENV)/run.stamp
 # Each test process computes on one thread: more would only get in each other's way.
 test: $(VENV)/test.stamp
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+site: $(VENV)/site.stamp
+	@$(BIN)/python -m sphinx -q -E -c docs -d build/doctrees . build/site
+	@echo "Open build/site/index.html"
 
 lint: $(VENV)/test.stamp
 	@$(BIN)/ruff format --check .
@@ -47,7 +52,12 @@ $(VENV)/run.stamp: requirements.txt | $(VENV)/made.stamp
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/test.stamp: requirements.txt requirements-dev.txt | $(VENV)/made.stamp
+$(VENV)/site.stamp: requirements.txt requirements-docs.txt | $(VENV)/made.stamp
+	@echo "Installing requirements-docs.txt into $(VENV) (once; torch is large)"
+	@$(PIP) -r requirements-docs.txt
+	@touch $@
+
+$(VENV)/test.stamp: requirements.txt requirements-dev.txt requirements-docs.txt | $(VENV)/made.stamp
 	@echo "Installing requirements-dev.txt into $(VENV) (once; torch is large)"
 	@$(PIP) -r requirements-dev.txt
-	@touch $@ $(VENV)/run.stamp
+	@touch $@ $(VENV)/run.stamp $(VENV)/site.stamp

@@ -11,14 +11,18 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from sphinx.util.fileutil import copy_asset
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from common.plots.style import method_label  # noqa: E402
 from common.pruning import METHODS  # noqa: E402
 
-HOME = f"https://github.com/{os.environ.get('GITHUB_REPOSITORY', 'OWNER/pruning-at-initialization')}"
-MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")
+NAME = os.environ.get("GITHUB_REPOSITORY", "OWNER/pruning-at-initialization")
+HOME = f"https://github.com/{NAME}"
+# A script with its fonts -> the folder that it expects them in.
+MATHJAX = {"tex-chtml.js": "", "output/chtml/fonts/woff-v2": "output/chtml/fonts/woff-v2"}
 
 project = "Pruning at initialization"
 author = "The pruning-at-initialization contributors"
@@ -42,7 +46,7 @@ nb_merge_streams = True
 nb_ipywidgets_js = {}
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 6
-mathjax_path = f"mathjax/{MATHJAX[0]}"
+mathjax_path = "mathjax/tex-chtml.js"
 # A notebook's outputs are shown as they are, its headings start where it wants them to.
 suppress_warnings = ["mystnb.mime_priority", "myst.header"]
 
@@ -81,7 +85,7 @@ def read_page(app: object, docname: str, source: list[str]) -> None:
 
 
 def target(here: Path, link: str) -> str:
-    """The link as it is to a page, a picture, or nothing; to any other file, as the repository's."""
+    """The link as it is to a page, a picture or nothing; to another file, as the repository's."""
     found = (here / link).resolve()
     name = found.relative_to(ROOT).as_posix() if found.is_relative_to(ROOT) else ""
     if name in include_patterns or found.suffix in (".png", ".svg") or not found.exists():
@@ -94,11 +98,9 @@ def target(here: Path, link: str) -> str:
 def copy_scripts(app: object) -> None:
     """MathJax, from the package that carries it; a page of formulas loads it, others do not."""
     package = find_spec("sphinx-mathjax-offline").submodule_search_locations[0]
-    home, place = Path(package, "static", "mathjax"), Path(app.outdir, "_static", "mathjax")
-    for name in MATHJAX:
-        copy = shutil.copytree if (home / name).is_dir() else shutil.copy
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(home / name, place / name, **({"dirs_exist_ok": True} if copy is shutil.copytree else {}))
+    for name, folder in MATHJAX.items():
+        place = Path(app.outdir, "_static", "mathjax", folder)
+        copy_asset(Path(package, "static", "mathjax", name), place)
 
 
 def copy_front_page(app: object, error: Exception | None) -> None:

@@ -237,8 +237,8 @@ class Explorer(Directive):
         data = json.dumps(page_data(), separators=(",", ":"), allow_nan=False)
         text = data.replace("</", "<\\/")
         html = (
-            '<div id="explorer-place"><noscript>The explorer needs JavaScript; the same numbers stand '
-            "among the figures.</noscript></div>"
+            '<div id="explorer-place"><noscript>The explorer needs JavaScript; the same numbers '
+            "stand among the figures.</noscript></div>"
             f'<script type="application/json" id="explorer-data">{text}</script>'
         )
         return [nodes.raw("", html, format="html")]

@@ -6,39 +6,25 @@ import dataclasses
 
 import pytest
 import torch
+from paper_device import on_paper
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common import datasets
 from common.base import environment
+from common.models import build
 from common.plots.one_run import concentration
 from common.pruning import METHODS, prunable
 from common.pruning.diagnostics import gradient_norm
 from common.pruning.ntk_sap import ntk_trace
-from common.pruning.scores import Context
 from common.runs.experiment import configure
 from common.runs.run import Run
 from common.structured import channels, cost, removal
+from common.training import loop
+from common.training.protocols import PROTOCOLS
 
 MPS, CPU = torch.device("mps"), torch.device("cpu")
-SHAPE = (3, 6, 6)
-
-
-class OnMps(torch.Tensor):
-    """A tensor that says it is on an Apple GPU, and cannot become float64 there."""
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is torch.Tensor.device.__get__:
-            return MPS
-        wanted = tree_leaves((args[1:], kwargs))
-        if function is torch.Tensor.cpu or (function is torch.Tensor.to and CPU in wanted):
-            return args[0].as_subclass(torch.Tensor)
-        if function is torch.Tensor.double or torch.float64 in wanted:
-            raise TypeError("MPS has no float64")
-        return super().__torch_function__(function, types, args, kwargs)
 
 
 class NoChannelsLast(TorchDispatchMode):
@@ -68,37 +54,64 @@ def test_what_is_decided_for_a_device():
         assert environment.float64_device(torch.device(name)) == torch.device(name)
 
 
-def test_nothing_that_is_measured_of_scores_and_gradients_needs_float64_there(residual):
-    masks = {n: torch.rand_like(w) < 0.5 for n, w in prunable(residual).items()}
-    there = {name: mask.as_subclass(OnMps) for name, mask in masks.items()}
-    with pytest.raises(TypeError, match="float64"):
-        next(iter(there.values())).double()
-    scores = {name: torch.rand(mask.shape) for name, mask in masks.items()}
-    moved = {name: score.as_subclass(OnMps) for name, score in scores.items()}
-    assert concentration(moved, there).axes[0].texts[-1].get_text() == (
-        concentration(scores, masks).axes[0].texts[-1].get_text()
-    )
-    batches = [(torch.randn(4, *SHAPE), torch.arange(4) % 3)]
-    expected = gradient_norm(residual, batches, masks)
-    assert gradient_norm(residual, batches, there) == expected
-
-    def trace(masks):
-        stream = torch.Generator().manual_seed(0)
-        context = Context(SHAPE, generator=stream, initialise=lambda *_: None, inputs=4)
-        return ntk_trace(residual, context, masks)
-
-    assert trace(there) == trace(masks)
-
-
-@pytest.mark.usefixtures("as_on_mps")
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_a_run_has_no_channels_last(method, tmp_path):
-    with NoChannelsLast():
-        run = Run(configure(method, sparsity=0.5, epochs=0, results_dir=tmp_path, device="cpu"))
-        run.method = dataclasses.replace(run.method, iterations=min(run.method.iterations, 2))
-        run.prune()
+def test_a_run_needs_nothing_that_the_device_lacks(method, tmp_path, monkeypatch):
+    """Scores, masks, a training, diagnostics and tables, on a device that refuses; and its masks
+    and layers are the CPU's."""
+    settings = {"sparsity": 0.5, "epochs": 1, "results_dir": tmp_path}
+    rounds = min(METHODS[method][""].iterations, 2)
+    fewer = dataclasses.replace(METHODS[method][""], iterations=rounds)
+    monkeypatch.setitem(METHODS[method], "", fewer)
+    expected = Run(configure(method, device="cpu", precision="float32", **settings))
+    expected.prune()
+    with on_paper("mps", monkeypatch), NoChannelsLast():
+        run = Run(configure(method, device="mps", **settings))
+        masks = run.prune()
         run.train()
         run.save()
+        assert len(concentration(run.scores, masks).axes) == 1
+        batches = [datasets.scoring_batch(run.network.data, 1, 0, "mps")]
+        assert gradient_norm(run.model, batches, masks) > 0
+        if method == "ntk_sap":
+            assert min(ntk_trace(run.model, run.context, masks, passes=1).values()) >= 0
+        assert {mask.device for mask in masks.values()} == {MPS}
+        there = {name: mask.cpu() for name, mask in masks.items()}
+    same = [float((there[name] == mask).double().mean()) for name, mask in expected.masks.items()]
+    assert min(same) > 0.99
+
+
+def test_the_device_refuses(monkeypatch):
+    with on_paper("mps", monkeypatch):
+        x = torch.rand(2, 3, 4, 4).to(MPS)
+        assert x.device == MPS
+        with pytest.raises(TypeError, match="float64"):
+            x.double()
+        with pytest.raises(TypeError, match="channels_last"):
+            x.clone(memory_format=torch.channels_last)
+        with pytest.raises(TypeError, match="two devices"):
+            x + torch.ones(4)
+        assert x.cpu().double().device == CPU
+
+
+@pytest.mark.parametrize(("device", "precision"), [("mps", "float32"), ("cuda", "float16")])
+def test_a_step_waits_for_nothing(device, precision, monkeypatch):
+    """However many steps an epoch has, the device is waited for as often."""
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda kind: grad_scaler("cpu"))
+    grad_scaler, waits = torch.amp.GradScaler, []
+    with on_paper(device, monkeypatch) as mode:
+        data = datasets.load("digits").to(device)
+        statistics = (data.mean, data.std)
+        for images in (128, 320):
+            model = build("small_vgg", (1, 8, 8), 10).to(device)
+            masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable(model).items()}
+            part = (data.train_images[:images], data.train_labels[:images])
+            test = datasets.Loader(data.test_images, data.test_labels, *statistics, 100)
+            train_data = datasets.Loader(*part, *statistics, 64, seed=0)
+            mode.waits.clear()
+            hyper = PROTOCOLS["quick"]
+            loop.train(model, masks, train_data, test, hyper, 1, precision, captured=False)
+            waits.append(sorted(mode.waits))
+    assert waits[0] == waits[1] != []
 
 
 @pytest.mark.usefixtures("as_on_mps")

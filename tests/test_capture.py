@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
+import json
+import re
 import warnings
 
 import pytest
 import test_training
 import torch
+from rich.console import Console
 from test_training import (
     EPOCH_COUNT,
     HYPER,
@@ -16,12 +20,14 @@ from test_training import (
     Interrupted,
     assert_same_state,
     plain_training,
-    trained_on_a_gpu,
     values,
 )
 from torch import nn
 from torchbearer.callbacks import Callback
 
+from common.results import run_folder
+from common.sweep import report
+from common.sweep.plan import Job
 from common.training import callbacks, cuda_graphs, steps
 from common.training.loop import train
 
@@ -81,7 +87,7 @@ def stand_in(monkeypatch):
             return original(step, model, optimizer, made[-1])
 
         original = steps.captured_step
-        monkeypatch.setattr(steps, "graphs_for", lambda device, precision: "there are some")
+        monkeypatch.setattr(steps, "graphs_for", lambda device: "there are some")
         monkeypatch.setattr(steps, "captured_step", captured_step)
         monkeypatch.setattr(cuda_graphs, "FEWEST_STEPS", 1)
         return made
@@ -118,12 +124,14 @@ def test_replays_are_the_plain_loop_bit_for_bit(loaders, pruned, stand_in, neste
 
 @pytest.mark.usefixtures("no_warning")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_replays_change_nothing(loaders, pruned, stand_in, precision):
+def test_replays_change_nothing(loaders, pruned, stand_in, precision, tmp_path):
     expected, masks = pruned()
     rows = train(expected, masks, *loaders(), HYPER, EPOCH_COUNT, precision).rows
     made = stand_in()
     model, masks = pruned()
-    found = train(model, masks, *loaders(), HYPER, EPOCH_COUNT, precision).rows
+    run_folder.write_json(tmp_path / "run.json", {"run_id": "a run"})
+    found = train(model, masks, *loaders(), HYPER, EPOCH_COUNT, precision, folder=tmp_path).rows
+    assert json.loads((tmp_path / "run.json").read_text())["captured"] is True
     assert_same_state(model, expected)
     assert values(found) == values(rows)
     assert made[0].replayed > 0
@@ -232,14 +240,21 @@ class OtherLogits(StandIn):
         (OtherLogits, "replay's results"),
     ],
 )
-def test_a_capture_that_fails_is_left_alone(loaders, pruned, stand_in, kind, says):
+def test_a_capture_that_fails_is_left_alone_and_told(
+    loaders, pruned, stand_in, kind, says, tmp_path
+):
     expected, masks = pruned()
     train(expected, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
     made = stand_in(kind)
     model, masks = pruned()
+    run_folder.write_json(tmp_path / "run.json", {"run_id": "a run"})
     with pytest.warns(UserWarning, match=says) as said:
-        train(model, masks, *loaders(), HYPER, EPOCH_COUNT, "float32")
+        train(model, masks, *loaders(), HYPER, EPOCH_COUNT, "float32", folder=tmp_path)
     assert len(said) == 1
+    assert re.search(says, run_folder.why_not_captured(tmp_path))
+    # A later training of the run that tries none does not hide it.
+    run_folder.note_captured(tmp_path, False)
+    assert re.search(says, run_folder.why_not_captured(tmp_path))
     assert_same_state(model, expected)
     assert made[0].recorded == 1
     assert made[0].replayed <= 1
@@ -255,10 +270,7 @@ def test_a_training_that_has_diverged_goes_on(loaders, pruned, stand_in):
 
 
 def test_where_steps_are_captured(loaders, pruned, stand_in, monkeypatch):
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert steps.graphs_for(cpu, "float32") is None
-    # The scaler decides in Python whether a step is taken.
-    assert steps.graphs_for(gpu, "float16") is None
+    assert steps.graphs_for(torch.device("cpu")) is None
     made = stand_in()
     monkeypatch.setattr(cuda_graphs, "FEWEST_STEPS", 11)
     train(*pruned(), *loaders(), HYPER, 2, "float32")
@@ -267,24 +279,14 @@ def test_where_steps_are_captured(loaders, pruned, stand_in, monkeypatch):
     assert len(made) == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="replays a CUDA graph")
-@pytest.mark.usefixtures("no_warning")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_on_a_gpu(pruned, digits, monkeypatch, precision):
-    monkeypatch.setattr(cuda_graphs, "FEWEST_STEPS", 1)
-    recorded = []
-    original = cuda_graphs.CudaGraphs.record
-
-    def record(self, function):
-        recorded.append(original(self, function))
-        return recorded[-1]
-
-    monkeypatch.setattr(cuda_graphs.CudaGraphs, "record", record)
-
-    eager = trained_on_a_gpu(pruned, digits, precision, captured=False)
-    assert recorded == []
-    replayed = trained_on_a_gpu(pruned, digits, precision)
-    assert len(recorded) == 1
-    assert replayed["train_loss"] == pytest.approx(eager["train_loss"], rel=0.1)
-    assert replayed["test_accuracy"] == pytest.approx(eager["test_accuracy"], abs=3)
-    assert replayed["test_accuracy"] > 80
+def test_status_counts_the_runs_that_went_on_without_a_graph(tmp_path):
+    told = ["out of memory", "out of memory", True, False]
+    jobs = [Job("SNIP", f"run{n}", tmp_path / f"run{n}", tmp_path, {}, (), 1, 1) for n in range(4)]
+    for job, captured in zip(jobs, told, strict=True):
+        job.folder.mkdir()
+        run_folder.write_json(job.folder / "run.json", {"captured": captured})
+        (job.folder / "summary.csv").write_text("")
+    shown = io.StringIO()
+    report.show_status(jobs, Console(file=shown, width=200))
+    assert "2 runs without a CUDA graph, only slower: out of memory" in shown.getvalue()
+    assert shown.getvalue().count("CUDA graph") == 1

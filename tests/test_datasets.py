@@ -299,7 +299,7 @@ def test_reading_writes_nothing(cifar, mnist, tiny):
 
 def test_unknown_data_set_lists_the_choices():
     assert "did you mean 'cifar10'?" in fails("cifar-10")
-    assert "digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet" in fails("imagenet")
+    assert "digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet" in fails("image_net")
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -121,7 +121,12 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-FURTHER = ("figures/README.md", "common/sweep/README.md", "tests/README.md")
+FURTHER = (
+    "trials/your_method/README.md",
+    "figures/README.md",
+    "common/sweep/README.md",
+    "tests/README.md",
+)
 
 
 @pytest.mark.parametrize("name", [*PAGES, *FURTHER])

@@ -258,7 +258,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch)
     folder = configured(tmp_path, epochs=3).folder
     assert not run_folder.is_done(folder)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("checkpoint.pt", "progress.json", "run.json")
+        *("checkpoint.pt", "masks.safetensors", "progress.json", "run.json")
     ]
     assert json.loads((folder / "progress.json").read_text())["epoch"] == 2
     again = carry_out(configured(tmp_path, epochs=3))

@@ -337,7 +337,7 @@ def test_batchnorm_in_train_mode_breaks_conservation(network):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].takes((3, 32, 32))])
 def test_synflow_is_finite_and_right_on_every_model(network, name):
     shape = (3, 16, 16) if name == "wide_resnet18" else (3, 32, 32)
     model = network(name, shape)

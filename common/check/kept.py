@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -110,7 +111,8 @@ def _pruned(
     def start() -> tuple[torch.nn.Module, Context]:
         module, context = network.build(), network.context(method)
         if stream:
-            context.generator = generator(network.seed, "pruning", stream)
+            draws = generator(network.seed, "pruning", stream)
+            context = replace(context, generator=draws)
         noise = generator(network.seed, "changed weights")
         with torch.no_grad():
             for weight in prunable(module).values() if change else ():

@@ -11,7 +11,7 @@ from common.plots import settings, style
 from common.plots.comparison import each_interval, with_width
 from common.plots.tables import of, prepared
 from common.results.statistics import mean_interval, paired_differences
-from common.results.words import LEAST, by_chance, judged, listed
+from common.results.words import LEAST, by_chance, judged, listed, signed
 
 CHANCE = 0.05  # agreement within layers below which a choice counts as random
 
@@ -80,7 +80,7 @@ def compared(summary: pd.DataFrame, method: tuple[str, str]) -> pd.DataFrame:
     every = pd.concat([part for part in found if len(part)] or found, ignore_index=True)
     rows = judged(every)
     numbers = zip(each_interval(rows), rows["mean"], strict=True)
-    return rows.assign(told=[with_width(one, style.signed(mean)) for one, mean in numbers])
+    return rows.assign(told=[with_width(one, signed(mean, 2)) for one, mean in numbers])
 
 
 def likeness(alike: pd.DataFrame) -> pd.DataFrame:

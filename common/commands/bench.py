@@ -6,9 +6,11 @@ meanwhile hits both of a pair. Images and labels are random: nothing has to be d
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import datetime
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +32,7 @@ from common.base.version import code_version
 from common.datasets import Loader
 from common.models.initialisation import initialise
 from common.pruning import find_method, prunable
-from common.pruning.masks import select
+from common.pruning.masks import paired, select
 from common.pruning.rounds import prune_rounds
 from common.pruning.schedule import keep_count
 from common.pruning.scores import Context
@@ -52,7 +54,8 @@ Timed = Callable[[], float]  # carries something out and returns the seconds it 
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: a model, batches of training steps, rounds of iterative pruning."""
+    """What is measured: a model, batches of training steps, rounds of iterative pruning (0: no
+    scores)."""
 
     model: str
     shape: tuple[int, int, int]
@@ -62,8 +65,12 @@ class Size:
     pairs: int
 
 
-FULL = Size("vgg16", (3, 32, 32), batch_size=128, steps=8, rounds=10, pairs=5)
-QUICK = Size("small_vgg", (1, 8, 8), batch_size=32, steps=2, rounds=2, pairs=2)
+FULL = (
+    Size("vgg16", (3, 32, 32), batch_size=128, steps=8, rounds=10, pairs=5),
+    Size("resnet20", (3, 32, 32), batch_size=128, steps=8, rounds=0, pairs=5),
+)
+QUICK = (Size("small_vgg", (1, 8, 8), batch_size=32, steps=2, rounds=2, pairs=2),)
+GPU_STEPS = 300  # there a step is short, and few would not be worth a capture
 
 
 def run(
@@ -82,14 +89,14 @@ def run(
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    size, on = QUICK if quick else FULL, environment.resolve_device(check_device(device))
+    sizes, on = QUICK if quick else FULL, environment.resolve_device(check_device(device))
+    if on.type == "cuda" and not quick:
+        sizes = [dataclasses.replace(size, steps=GPU_STEPS) for size in sizes]
     precision = environment.resolve_precision(precision, on)
     if folder is not None:
         make_writable(folder, "choose a folder with --results")
     started = datetime.datetime.now(datetime.timezone.utc)
     shared = {
-        "model": size.model,
-        "batch_size": size.batch_size,
         "device": environment.hardware(on),
         "precision": precision,
         "torch_version": torch.__version__,
@@ -98,10 +105,12 @@ def run(
     }
     rows = []
     with console.status("measuring") as status:
-        for measured, ours, against, theirs in measurements(size, on, precision):
-            status.update(f"measuring {measured}")
-            taken = pair(ours, theirs, size.pairs)
-            rows.append({"measured": measured, "against": against, **taken, **shared})
+        for size in sizes:
+            about = {"model": size.model, "batch_size": size.batch_size, **shared}
+            for measured, ours, against, theirs in measurements(size, on, precision):
+                status.update(f"{size.model}: measuring {measured}")
+                taken = pair(ours, theirs, size.pairs)
+                rows.append({"measured": measured, "against": against, **taken, **about})
     _show(rows, console)
     if folder is not None:
         path = folder / f"bench_{started:%Y-%m-%d_%H%M%S}.csv"
@@ -141,10 +150,17 @@ def measurements(
     yield told, ours, f"bare loop, {precision}", _bare(model, images, labels, size, precision)
     if precision != "float32":
         yield told, ours, "bare loop, float32", _bare(model, images, labels, size, "float32")
-    if (graphs := steps.graphs_for(device, precision)) is not None:
-        replayed = _whole_steps(model, images, labels, size, precision, graphs)
-        eager = _whole_steps(model, images, labels, size, precision)
+    if steps.graphs_for(device) is not None:
+        stepping = functools.partial(_whole_steps, model, images, labels, size, precision)
+        eager, replayed = stepping(), stepping(captured=True)
         yield f"{told}, a CUDA graph replayed", replayed, "the same, kernel by kernel", eager
+        yield f"{told}, cudnn.benchmark", stepping(fastest=True), "without", eager
+        yield f"{told}, torch.compile", stepping(compiled=True), "without", eager
+        for number in (2, 4):
+            apart, one_stream = (stepping(captured=True, number=number, apart=a) for a in (1, 0))
+            yield f"{told}, {number} trainings, each on its stream", apart, "on one", one_stream
+    if not size.rounds:
+        return
 
     x = torch.randn(SCORING_IMAGES, *size.shape, generator=stream).to(device)
     batch = x, torch.randint(CLASSES, (SCORING_IMAGES,), generator=stream).to(device)
@@ -211,24 +227,55 @@ def _whole_steps(
     labels: Tensor,
     size: Size,
     precision: str,
-    graphs: cuda_graphs.Graphs | None = None,
+    *,
+    captured: bool = False,
+    fastest: bool = False,
+    compiled: bool = False,
+    number: int = 1,
+    apart: bool = False,
 ) -> Timed:
-    """Steps with their masks, without torchbearer; captured in the first call if there are
-    `graphs`."""
-    network = copy.deepcopy(model).train()
-    masks = prune_rounds(network, find_method("magnitude"), SPARSITY, Context())
-    fused = True if images.is_cuda else None
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=fused)
-    pairs = [(network.get_parameter(name), mask) for name, mask in masks.items()]
-    step = steps.whole_step(network, optimizer, pairs, precision)
-    if graphs is not None:
-        step = steps.captured_step(step, network, optimizer, graphs)
+    """Steps with their masks, without torchbearer, of a `number` of trainings in turn.
+
+    captured: in the first call, and then replayed. fastest: with cuDNN's quickest algorithms.
+    compiled: the network by torch.compile. apart: every training on a stream of its own.
+    """
+    device = images.device
+    made = [_whole_step(model, precision, captured, compiled) for _ in range(number)]
+    streams = [torch.cuda.Stream(device) if apart else None for _ in made]
+    trying = cuda_graphs.fastest_convolutions if fastest else contextlib.nullcontext
 
     def epoch() -> None:
         for x, y in _loader(images, labels, size):
-            step(x, y)
+            for step, stream in zip(made, streams, strict=True):
+                if stream is None:
+                    step(x, y)
+                    continue
+                stream.wait_stream(torch.cuda.current_stream(device))
+                with torch.cuda.stream(stream):
+                    step(x, y)
+            for stream in filter(None, streams):
+                torch.cuda.current_stream(device).wait_stream(stream)
 
-    return lambda: clock(images.device, epoch)
+    def once() -> float:
+        with trying(device):
+            return clock(device, epoch)
+
+    return once
+
+
+def _whole_step(
+    model: nn.Module, precision: str, captured: bool, compiled: bool
+) -> cuda_graphs.Step:
+    network = copy.deepcopy(model).train()
+    masks = prune_rounds(network, find_method("magnitude"), SPARSITY, Context())
+    hyper = dataclasses.replace(protocols.find("seed"), learning_rate=0.01)
+    optimizer = steps.make_optimizer(network, hyper, precision, whole=True)
+    pairs = paired(dict(network.named_parameters()), masks)
+    step = steps.whole_step(
+        torch.compile(network) if compiled else network, optimizer, pairs, precision
+    )
+    graphs = steps.graphs_for(next(network.parameters()).device)
+    return steps.captured_step(step, network, optimizer, graphs) if captured else step
 
 
 def _forward_and_backward(model: nn.Module, images: Tensor, labels: Tensor) -> Timed:
@@ -272,13 +319,12 @@ def _selection(model: nn.Module, device: torch.device) -> tuple[Timed, Timed]:
 
 def _show(rows: list[dict], console: Console) -> None:
     first = rows[0]
-    title = f"{first['model']}, batches of {first['batch_size']}, {first['precision']}; "
+    title = f"batches of {first['batch_size']}, {first['precision']}; "
     table = Table(title=title + f"{first['device']}; torch {first['torch_version']}")
-    for name in ("measured", "seconds", "against", "seconds", "ratio of times"):
-        table.add_column(name, justify="left" if name in ("measured", "against") else "right")
+    for name in ("model", "measured", "seconds", "against", "seconds", "ratio of times"):
+        table.add_column(name, justify="right" if name in ("seconds", "ratio of times") else "left")
     for row in rows:
         numbers = [f"{row[name]:.3g}" for name in ("seconds", "against_seconds")]
-        table.add_row(
-            row["measured"], numbers[0], row["against"], numbers[1], f"{row['ratio']:.2f}"
-        )
+        told = (row["model"], row["measured"], numbers[0], row["against"], numbers[1])
+        table.add_row(*told, f"{row['ratio']:.2f}")
     console.print(table)

@@ -126,9 +126,11 @@ def _data(name: str, data_dir: str | None) -> Finding:
         return Finding("data", f"{name}: comes with scikit-learn")
     source = SOURCES[name]
     try:
-        folder = folders.find(source.folder, data_dir)
+        folder = folders.locate(source, data_dir)
         if folder is None:
             home = folders.home(data_dir)
+            if not source.downloads:
+                return Finding("data", f"{name}: not here; {source.advice(home)}")
             return Finding("data", f"{name}: not here; will be downloaded to {home} when needed")
         problem = source.problem(folder)
     except ConfigurationError as error:

@@ -4,7 +4,8 @@ Everything is written below one repository: figures/results/<grid>/ (the collect
 figures/ (rendered.ipynb, PNG, SVG, tables), trials/<method>/rendered.ipynb (a run of the
 grid) and the tables in `PAGES`, between `<!-- table: name -->` and `<!-- /table -->`. One grid has
 the figures and those tables; others lie beside it. What all of them say is figures/findings.ipynb,
-executed every time; the pages quote its sentences by their keys.
+executed every time; the pages quote its sentences by their keys. The hours that grids take follow
+from all published throughput.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from common.base.errors import ConfigurationError, NotebookError
 from common.base.files import write_atomically
 from common.base.paths import ROOT
 from common.base.version import is_commit
+from common.commands import hours
 from common.commands.notebooks import RENDERED, is_source, rendered_copy, write
 from common.results import collected, reference
 from common.results.collected import Keys
 from common.sweep.execute import run_notebook
 
 PAGES = ("README.md", "figures/README.md")  # those that show tables and quote findings
+HOURS = "trials/grids/README.md"  # shows what grids take
 SHOWN = 0.9  # the sparsity whose run is the method's rendered notebook, or the nearest to it
 # Parameters that say where something was on the machine, not what was done.
 _PLACES = ("data_dir", "results_dir", "output_dir")
@@ -67,6 +70,7 @@ def publish(
     for page, text in pages.items():
         _write_page(page, text)
     _findings(home)
+    _hours(home)
     _done(len(found.summary), console)
 
 
@@ -86,6 +90,7 @@ def publish_beside(
     collected.write_collected(found, results)
     _notebooks(root, new.summary, home)
     _findings(home)
+    _hours(home)
     _done(len(found.summary), console)
 
 
@@ -228,6 +233,13 @@ def _findings(home: Path) -> None:
         write(executed, rendered_copy(notebook))
         for page, text in zip(pages, texts, strict=True):
             _write_page(page, text)
+
+
+def _hours(home: Path) -> None:
+    """What grids take by the throughput that is published now; nothing without their page."""
+    if (page := home / HOURS).is_file():
+        tables = {"hours": hours.table(home / "figures" / "results")}
+        _write_page(page, with_tables(page.read_text(encoding="utf-8"), tables))
 
 
 def _write_page(page: Path, text: str) -> None:

@@ -13,7 +13,13 @@ from common.base import deferred
 
 if TYPE_CHECKING:
     from common.datasets.images import SOURCES, Dataset, check, load
-    from common.datasets.loader import AUGMENTATIONS, Loader, normalise, scoring_batch
+    from common.datasets.loader import (
+        AUGMENTATIONS,
+        Loader,
+        normalise,
+        scoring_batch,
+        scoring_batches,
+    )
 
 __all__ = [
     "AUGMENTATIONS",
@@ -26,6 +32,7 @@ __all__ = [
     "load",
     "normalise",
     "scoring_batch",
+    "scoring_batches",
 ]
 
 __getattr__ = deferred.exports(__name__, __all__, ["images", "loader"])
@@ -36,6 +43,7 @@ class Spec:
     """What is known of a data set before reading it; `shape` is an image's (C, H, W).
 
     natural: photographs, in which a mirrored or shifted object is still the same object.
+    streamed: read from its files as one goes, not held in memory.
     """
 
     name: str
@@ -43,6 +51,7 @@ class Spec:
     shape: tuple[int, int, int]
     classes: int
     natural: bool = False
+    streamed: bool = False
 
 
 DATASETS: dict[str, Spec] = {
@@ -54,5 +63,8 @@ DATASETS: dict[str, Spec] = {
         Spec("cifar10", "CIFAR-10", (3, 32, 32), 10, natural=True),
         Spec("cifar100", "CIFAR-100", (3, 32, 32), 100, natural=True),
         Spec("tiny_imagenet", "Tiny ImageNet", (3, 64, 64), 200, natural=True),
+        Spec("imagenet", "ImageNet", (3, 224, 224), 1000, natural=True, streamed=True),
+        Spec("imagenet32", "ImageNet 32x32", (3, 32, 32), 1000, natural=True),
+        Spec("imagenet64", "ImageNet 64x64", (3, 64, 64), 1000, natural=True),
     )
 }

@@ -19,9 +19,10 @@ from common.base.errors import ConfigurationError
 from common.base.paths import ROOT, workplace
 
 if TYPE_CHECKING:
+    from common.datasets.imagenet import ImageNet, SmallImageNet
     from common.datasets.sources import Cifar, Mnist, TinyImageNet
 
-    Source = Cifar | Mnist | TinyImageNet
+    Source = Cifar | Mnist | TinyImageNet | ImageNet | SmallImageNet
 
 DATA = (ROOT if (ROOT / "data").is_dir() else workplace()) / "data"
 TIMEOUT = 30  # seconds; a cluster's node may swallow packets instead of refusing them
@@ -67,12 +68,18 @@ def find(folder: str, data_dir: str | Path | None) -> Path | None:
     return None
 
 
+def locate(source: Source, data_dir: str | Path | None) -> Path | None:
+    """Where a source's folder is, if it is anywhere; some know more places than one of a name."""
+    own = getattr(source, "find", None)
+    return own(data_dir) if own else find(source.folder, data_dir)
+
+
 def find_or_download(source: Source, title: str, data_dir: str | Path | None) -> Path:
     """The data set's folder, downloaded if it is nowhere; its contents are not checked.
 
     Raises ConfigurationError, saying what to put where, if it is nowhere and cannot be downloaded.
     """
-    found = find(source.folder, data_dir)
+    found = locate(source, data_dir)
     if found:
         return found
     parent = home(data_dir)

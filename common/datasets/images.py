@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from common.base.errors import unknown
 from common.datasets import DATASETS, Spec, folders
+from common.datasets.imagenet import ImageNet, SmallImageNet
+from common.datasets.loader import Loader, normalise
 from common.datasets.sources import MNIST_MD5, Cifar, Mnist, TinyImageNet, digits
+from common.datasets.streamed import StreamedDataset, open_folder
 
 # Those that lie in a folder; digits come inside scikit-learn.
 SOURCES: dict[str, folders.Source] = {
@@ -20,6 +24,9 @@ SOURCES: dict[str, folders.Source] = {
     "cifar10": Cifar("CIFAR10"),
     "cifar100": Cifar("CIFAR100"),
     "tiny_imagenet": TinyImageNet(),
+    "imagenet": ImageNet(),
+    "imagenet32": SmallImageNet(32),
+    "imagenet64": SmallImageNet(64),
 }
 
 
@@ -38,14 +45,33 @@ class Dataset:
     mean: Tensor
     std: Tensor
 
+    @property
+    def device(self) -> torch.device:
+        """Where the data lie."""
+        return self.train_images.device
+
+    def loaders(
+        self, batch_size: int, test_batch: int, augment: str | None, seed: int
+    ) -> tuple[Loader, Loader]:
+        """Training images in batches of `batch_size`, and test images in those of `test_batch`."""
+        parts = (self.train_images, self.train_labels), (self.test_images, self.test_labels)
+        train, test = ((*part, self.mean, self.std) for part in parts)
+        return Loader(*train, batch_size, augment=augment, seed=seed), Loader(*test, test_batch)
+
+    def scoring_batches(self, places: Tensor, size: int) -> Sequence[tuple[Tensor, Tensor]]:
+        """Un-augmented training images (B, C, H, W), normalised, and their labels."""
+        where = places.to(self.device)
+        x = normalise(self.train_images[where], self.mean, self.std)
+        return list(zip(x.split(size), self.train_labels[where].split(size), strict=True))
+
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on `device`."""
         moved = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **moved)
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """The data set `name` in the CPU's memory.
+def load(name: str, data_dir: str | Path | None = None) -> Dataset | StreamedDataset:
+    """The data set `name` in the CPU's memory, or ready to be read from its files.
 
     It is looked for in `data_dir` (its folder's parent, or the folder itself); without one, in the
     folder that the environment variable TRIALS_DATA names, else in data/ of the repository, and
@@ -64,6 +90,8 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         source = SOURCES[name]
         folder = folders.find_or_download(source, spec.title, data_dir)
         try:
+            if spec.streamed:
+                return open_folder(spec, folder)
             parts = source.arrays(folder)
         except ValueError as error:
             raise folders.unusable_folder_error(source, spec.title, folder, str(error)) from None

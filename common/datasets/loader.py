@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,7 @@ from common.base.seeding import generator
 
 if TYPE_CHECKING:
     from common.datasets import Dataset
+    from common.datasets.streamed import StreamedDataset
 
 AUGMENTATIONS = (None, "flip_crop")
 PADDING = 4  # pixels on every side; He et al., 1512.03385, section 4.2
@@ -137,6 +138,17 @@ def scoring_batch(
     Returns, on `device`, x: float32 (per_class * classes, C, H, W), normalised; y: int64, labels.
     Raises ConfigurationError if a class has fewer images.
     """
+    size = per_class * dataset.spec.classes
+    batches = scoring_batches(dataset, per_class, seed, max(size, 1))
+    x, y = (torch.cat(parts).to(device) for parts in zip(*batches, strict=True))
+    return x, y
+
+
+def scoring_batches(
+    dataset: Dataset | StreamedDataset, per_class: int, seed: int, size: int
+) -> Sequence[tuple[Tensor, Tensor]]:
+    """The images of `scoring_batch` in batches of `size`, or fewer where they are large, on the
+    data's device. Raises ConfigurationError as it does."""
     labels = dataset.train_labels.cpu()
     fewest = int(labels.bincount(minlength=dataset.spec.classes).min())
     if not 1 <= per_class <= fewest:
@@ -148,7 +160,4 @@ def scoring_batch(
     shuffled = labels[order]
     chosen = [order[shuffled == label][:per_class] for label in range(dataset.spec.classes)]
     # (per_class, classes): one of each class before the second of any.
-    where = torch.stack(chosen, dim=1).flatten().to(dataset.train_images.device)
-    moments = dataset.mean.to(device), dataset.std.to(device)
-    x = normalise(dataset.train_images[where].to(device), *moments)
-    return x, dataset.train_labels[where].to(device)
+    return dataset.scoring_batches(torch.stack(chosen, dim=1).flatten(), size)

@@ -8,6 +8,9 @@ A source has
     download(stage, parent)   makes the folder in `stage`: from its archive if that lies in
                               `parent`, else from the internet, through torchvision
     advice(parent)            what to put where by hand to have the folder in `parent`
+    downloads                 whether anyone may have it from the internet
+and may have
+    find(data_dir)            where it is, if that is not simply a folder of its name
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ MNIST_MD5 = {
 
 class Torchvision:
     """A data set of torchvision's by its class's name; torchvision is imported when needed."""
+
+    downloads = True
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -138,7 +143,7 @@ class Mnist(Torchvision):
 class TinyImageNet:
     """Tiny ImageNet; torchvision has no class for it."""
 
-    folder = tiny_imagenet.FOLDER
+    folder, downloads = tiny_imagenet.FOLDER, True
     url = f"http://cs231n.stanford.edu/{folder}.zip"
 
     def problem(self, folder: Path) -> str | None:

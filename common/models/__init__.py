@@ -6,7 +6,7 @@ Their names are known without torch, which is imported when one is built.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,9 @@ __getattr__ = deferred.exports(__name__, __all__, ["initialisation"])
 
 Shape = tuple[int, int, int]
 
+LARGE = 128  # pixels of a side; from there on a network takes the form that it has for ImageNet
+
+imagenet = deferred.Module("common.models.imagenet")
 lenet = deferred.Module("common.models.lenet")
 resnet = deferred.Module("common.models.resnet")
 vgg = deferred.Module("common.models.vgg")
@@ -53,6 +56,21 @@ def _vgg(depth: int) -> Architecture:
     return Architecture(partial(vgg.vgg, depth=depth), smallest=32, multiple=32)
 
 
+def _by_size(small: Callable[[Shape, int], nn.Module], large: str) -> Callable:
+    """The model for small images, or torchvision's `large` one from LARGE pixels on."""
+
+    def make(shape: Shape, classes: int) -> nn.Module:
+        if min(shape[1:]) >= LARGE:
+            return imagenet.torchvision_model(shape, classes, large)
+        return small(shape, classes)
+
+    return make
+
+
+def _large(name: str) -> Architecture:
+    return Architecture(partial(imagenet.torchvision_model, name=name), smallest=LARGE)
+
+
 def _cifar_resnet(depth: int) -> Architecture:
     return Architecture(partial(resnet.cifar_resnet, depth=depth), smallest=8)
 
@@ -61,14 +79,16 @@ def _cifar_resnet(depth: int) -> Architecture:
 MODELS: dict[str, Architecture] = {
     "vgg11": _vgg(11),
     "vgg13": _vgg(13),
-    "vgg16": _vgg(16),
+    "vgg16": replace(_vgg(16), make=_by_size(_vgg(16).make, "vgg16_bn")),
     "vgg19": _vgg(19),
     "resnet20": _cifar_resnet(20),
     "resnet32": _cifar_resnet(32),
     "resnet44": _cifar_resnet(44),
     "resnet56": _cifar_resnet(56),
     "resnet110": _cifar_resnet(110),
-    "resnet18": Architecture(resnet.resnet18, smallest=16),
+    "resnet18": Architecture(_by_size(resnet.resnet18, "resnet18"), smallest=16),
+    "resnet34": _large("resnet34"),
+    "resnet50": _large("resnet50"),
     "wide_resnet18": Architecture(partial(resnet.resnet18, widening=2), smallest=16),
     "lenet_300_100": Architecture(lenet.lenet_300_100),
     "lenet5": Architecture(lenet.lenet5, smallest=16, multiple=4),

@@ -42,12 +42,21 @@ COLOURS = {
     "synflow": "#D55E00",
     "ntk_sap": "#5D3A9B",
     "prospr": "#56B4E9",
+    "phew": "#8C6D1F",
+    "igq": "#6B6B6B",
     "lottery_ticket": "#B8860B",
     "filter_lasso": "#3D5A80",
 }
 MARKERS = {
     **{"random": "X", "magnitude": "o", "SNIP": "s", "grasp": "^", "synflow": "D"},
-    **{"ntk_sap": "P", "prospr": "p", "filter_lasso": "h", "lottery_ticket": "*"},
+    **{
+        "ntk_sap": "P",
+        "prospr": "p",
+        "phew": "<",
+        "igq": ">",
+        "filter_lasso": "h",
+        "lottery_ticket": "*",
+    },
 }
 _SPARE_COLOURS = ("#7A6A00", "#A0522D", "#4D4D4D")
 

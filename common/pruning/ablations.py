@@ -1,7 +1,7 @@
 """The ablations of Frankle et al. 2021: does it matter which weights, which values, which order?
 
-Each is one function at one stage of a run: on the scores of every round, on the final masks, or on
-the weights that the masks meet. Ablations of different stages combine with `+`. Their names are
+Each is one function at one point of a run: on the scores of every round, on the final masks, or on
+the weights that the masks meet. Ablations of different kinds combine with `+`. Their names are
 known without torch: a function that needs it imports it.
 """
 
@@ -53,9 +53,9 @@ def reinit(model: nn.Module, initialise: Initialise, generator: torch.Generator)
 
 @dataclass(frozen=True)
 class Ablation:
-    """An ablation's stage (`scores`, `masks` or `weights`) and its function."""
+    """What an ablation acts on (`scores`, `masks` or `weights`) and its function."""
 
-    stage: str
+    acts_on: str
     apply: Callable
 
 
@@ -69,22 +69,22 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def parse(ablation: str) -> Mapping[str, Callable]:
-    """`"shuffle+reinit"` -> {stage: function}. Raises ConfigurationError for an unknown name or two
-    ablations of one stage, of which only one could show."""
+    """`"shuffle+reinit"` -> {what each acts on: its function}. Raises ConfigurationError for
+    an unknown name or two that act on the same, of which only one could show."""
     names = [name.strip() for name in str(ablation).split("+")]
     for name in names:
         if name not in ABLATIONS:
             raise unknown("ablation", name, ABLATIONS)
-    stages: dict[str, Callable] = {}
+    found: dict[str, Callable] = {}
     for name in names:
-        stage = ABLATIONS[name].stage
-        if stage in stages or (stage == "none" and len(names) > 1):
+        acts_on = ABLATIONS[name].acts_on
+        if acts_on in found or (acts_on == "none" and len(names) > 1):
             raise ConfigurationError(
                 f"ablation={ablation!r} combines {_quoted(names)}, which do not go together; "
                 "combine at most one each of: invert; shuffle or shuffle_network; reinit"
             )
-        stages[stage] = ABLATIONS[name].apply
-    return stages
+        found[acts_on] = ABLATIONS[name].apply
+    return found
 
 
 def _quoted(names: Iterable[str]) -> str:

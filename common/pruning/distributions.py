@@ -42,9 +42,27 @@ def smart_ratio(shapes: Shapes, keep: int, left: Counts) -> dict[str, int]:
     return {**counts, last: kept_last}
 
 
+def igq(shapes: Shapes, keep: int, left: Counts) -> dict[str, int]:
+    """Ideal gas quotas: density 1 / (1 + f n) of a layer of n weights, as if each were gas in a
+    cylinder of length and section such that one force f compresses them all (Vysogorets and Kempe
+    2023, section 4.2)."""
+    from scipy.optimize import brentq  # which takes half a second to import
+
+    sizes = [math.prod(shape) for shape in shapes.values()]
+
+    def surplus(log_force: float) -> float:
+        return sum(n / (1 + math.exp(log_force) * n) for n in sizes) - keep
+
+    # Nothing is compressed at the one end, next to nothing is left at the other.
+    force = math.exp(brentq(surplus, -60, 60)) if 0 < keep < sum(sizes) else 0.0
+    ratios = {name: 1 / (1 + force * n) for name, n in zip(shapes, sizes, strict=True)}
+    return _apportion(shapes, keep, left, ratios)
+
+
 DISTRIBUTIONS: dict[str, Distribution] = {
     "uniform": uniform,
     "erk": erk,
+    "igq": igq,
     "smart_ratio": smart_ratio,
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
@@ -113,7 +113,8 @@ def _write(tensors: Mapping[str, torch.Tensor], path: str | Path, notes: Mapping
         for name, tensor in tensors.items()
     }
     text = {key: str(value) for key, value in notes.items()}
-    write_atomically(Path(path), lambda p: save_file(alone, p, metadata=text))
+    content = save(alone, text)
+    write_atomically(Path(path), lambda p: p.write_bytes(content))
 
 
 def _noted(form: str, masks: Masks) -> dict[str, str]:

@@ -80,7 +80,7 @@ def paired(weights: Mapping[str, Tensor], masks: Masks) -> list[tuple[Tensor, Te
 @torch.no_grad()
 def multiply(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Multiply weights by their masks, in place; what `apply` does once it has checked."""
-    if pairs and (pairs[0][0].is_cuda or pairs[0][1].dtype == pairs[0][0].dtype):
+    if pairs and pairs[0][1].dtype == pairs[0][0].dtype:
         torch._foreach_mul_(*map(list, zip(*pairs, strict=True)))
         return
     for pair in pairs:

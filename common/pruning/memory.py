@@ -24,14 +24,19 @@ def unflat(values: Tensor, like: Tensor) -> Tensor:
 
 
 def parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of the same values of all the tensors, part after part, small enough for the cache
+    """Views of the same values of all the tensors, part after part, small enough for a CPU's cache
     and for temporaries to stay below malloc's mmap threshold, so that there are no page faults.
 
-    Tensors whose values do not lie in the same order come whole.
+    Tensors whose values do not lie in the same order come whole, and those of other devices, where
+    every part is a kernel's launch.
     """
     first = tensors[0]
     dense = first.is_contiguous() or _channels_last(first)
-    if dense and all(tensor.stride() == first.stride() for tensor in tensors):
+    if (
+        first.device.type == "cpu"
+        and dense
+        and all(tensor.stride() == first.stride() for tensor in tensors)
+    ):
         yield from zip(*(flat(tensor).split(_PART) for tensor in tensors), strict=True)
     else:
         yield tensors

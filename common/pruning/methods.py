@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 scores = deferred.Module("common.pruning.scores")
 ntk_sap = deferred.Module("common.pruning.ntk_sap")
 prospr = deferred.Module("common.pruning.prospr")
+phew = deferred.Module("common.pruning.phew")
 
 PROSPR_STEPS = 3  # a batch for each of them and one for the loss; sources in prospr.py
 
@@ -117,6 +118,13 @@ METHODS: dict[str, dict[str, Method]] = {
         "single_pass": Method(
             ntk_sap.ntk_sap_single_pass, iterations=100, needs_shape=True, graphs=3
         ),
+    },
+    "phew": {
+        "": Method(phew.phew),
+    },
+    "igq": {
+        "": Method(scores.random, scope="igq"),
+        "magnitude": Method(scores.magnitude, scope="igq"),
     },
     "prospr": {
         "": Method(prospr.prospr, training_batches=PROSPR_STEPS + 1, graphs=5),

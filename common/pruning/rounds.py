@@ -96,23 +96,23 @@ def prune_ablated(
     Raises ConfigurationError for an ablation that is not known, or for `reinit` where the context
     does not know how the model's weights are drawn.
     """
-    stages = ablations.parse(ablation)
-    if "weights" in stages and context.initialise is None:
+    ablated = ablations.parse(ablation)
+    if "weights" in ablated and context.initialise is None:
         raise ConfigurationError(
             f"ablation={ablation!r} draws weights: give it initialise=(model, generator) -> None"
         )
-    with _as_it_was(model) if "weights" in stages else contextlib.nullcontext():
+    with _as_it_was(model) if "weights" in ablated else contextlib.nullcontext():
         # A shuffled mask keeps weights that the rounds set to zero.
-        dense = _copies(prunable(model)) if "masks" in stages else {}
+        dense = _copies(prunable(model)) if "masks" in ablated else {}
         masks = prune_rounds(
-            model, method, sparsity, context, transform=stages.get("scores"), first=first
+            model, method, sparsity, context, transform=ablated.get("scores"), first=first
         )
-        if "masks" in stages:
-            masks = stages["masks"](masks, generator(seed, "mask shuffle"))
+        if "masks" in ablated:
+            masks = ablated["masks"](masks, generator(seed, "mask shuffle"))
             masks = masking.like_weights(model, masks)
             _restore(prunable(model), dense)
-        if "weights" in stages:
-            stages["weights"](model, context.initialise, generator(seed, "redrawn weights"))
+        if "weights" in ablated:
+            ablated["weights"](model, context.initialise, generator(seed, "redrawn weights"))
         masking.apply(model, masks)
         return masks
 

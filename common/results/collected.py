@@ -16,7 +16,7 @@ import pandas as pd
 from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
 from common.results.run_folder import is_done
-from common.results.schema import EPOCHS, EXACT, FURTHER, LAYERS, RUN, SUMMARY, Table
+from common.results.schema import EPOCHS, EXACT, FURTHER, LAYERS, RUN, SUMMARY, TOP5, Table
 
 TABLES = {"summary": SUMMARY, "epochs": (*RUN, *EPOCHS), "layers": (*RUN, *LAYERS)}
 # Columns of text.
@@ -155,7 +155,8 @@ def _read_run(folder: Path) -> _Run:
     tables = {"summary": lines}
     for name, columns in (("epochs", EPOCHS), ("layers", LAYERS)):
         tables[name] = [f"{own},{line}" for line in _lines(folder / f"{name}.csv", columns)]
-    for table in FURTHER.get(row[_METHOD], ()):
+    optional = [TOP5] if (folder / f"{TOP5.name}.csv").is_file() else []
+    for table in (*FURTHER.get(row[_METHOD], ()), *optional):
         told = _cells(_told(folder / "run.json", table))
         found = _lines(folder / f"{table.name}.csv", table.columns)
         tables[table.name] = [f"{told},{line}" for line in found]
@@ -205,8 +206,8 @@ def _superseded(run: _Run) -> bool:
 
 
 def _further() -> list[Table]:
-    """The further tables of all trials."""
-    return [table for tables in FURTHER.values() for table in tables]
+    """The further tables of all trials, and those that some runs have."""
+    return [table for tables in FURTHER.values() for table in tables] + [TOP5]
 
 
 def _join(runs: list[_Run], left_out: list[tuple[Path, str]]) -> dict[str, pd.DataFrame]:

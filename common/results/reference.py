@@ -36,6 +36,8 @@ METHODS = {
     "synflow": "SynFlow",
     "ntk_sap": "NTK-SAP",
     "prospr": "ProsPr",
+    "phew": "PHEW",
+    "igq": "IGQ",
     "lottery_ticket": "lottery ticket",
     "filter_lasso": "filter lasso",
 }

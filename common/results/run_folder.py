@@ -12,6 +12,7 @@ from common.base.errors import ConfigurationError
 from common.base.files import make_writable, write_atomically
 
 MASKS = "masks.safetensors"  # of the pruned network before training; older results lack it
+SHARING = "TRIALS_RUNS_PER_GPU"  # in the environment of a run that a batch has started
 
 _ADVICE = "choose a results_dir that you may write to"
 
@@ -68,6 +69,26 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterabl
             raise ValueError(f"{path.name}: columns differ: {sorted(set(row) ^ set(columns))}")
     table = pd.DataFrame(rows, columns=columns)
     write_atomically(path, lambda p: table.to_csv(p, index=False))
+
+
+def note_captured(folder: Path, captured: bool | str) -> None:
+    """Write into run.json whether the steps of training are replayed from a CUDA graph: true,
+    false, or why that failed. Of several trainings it is the last, or the first that failed."""
+    path = folder / "run.json"
+    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = about.get("captured")
+    if about and known != captured and not isinstance(known, str):
+        write_json(path, {**about, "captured": captured})
+
+
+def why_not_captured(folder: Path) -> str | None:
+    """Why the run in `folder` trained without the CUDA graph that it tried; None if it had one, or
+    tried none."""
+    try:
+        captured = json.loads((folder / "run.json").read_text(encoding="utf-8"))["captured"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return captured if isinstance(captured, str) else None
 
 
 def write_progress(

@@ -64,6 +64,9 @@ class Table:
     derive: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
 
 
+# Of runs on a thousand classes or more: the test images whose class is among the five likeliest.
+TOP5 = Table("top5", ("epoch", "test_top5"), text=RUN)
+
 _TICKET = (*RUN, "variant", "ablation", "protocol", "dataset", "model", "seed", "epochs")
 _TICKET_OPTIONS = ("levels", "rewind_epoch", "retrain", "init")
 _TICKET_KEYS = (*_TICKET, *_TICKET_OPTIONS, "batch_size", "device")

@@ -47,7 +47,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where the data lie, and the network."""
-        return self.data.train_images.device
+        return self.data.device
 
     def build(self) -> nn.Module:
         """The network with its initial weights, on the device."""
@@ -69,27 +69,14 @@ class Network:
             each = max(1, round(TRAINING_BATCH / spec.classes))
             per_class, size = each * method.training_batches, each * spec.classes
         if per_class:
-            images, labels = datasets.scoring_batch(self.data, per_class, self.seed, self.device)
-            batches = list(zip(images.split(size), labels.split(size), strict=True))
+            batches = datasets.scoring_batches(self.data, per_class, self.seed, size)
         stream, inputs = generator(self.seed, "pruning"), INPUTS_PER_CLASS * spec.classes
         return Context(spec.shape, batches, stream, initialise=self.initialise, inputs=inputs)
 
     def loaders(self, batch_size: int) -> tuple[datasets.Loader, datasets.Loader]:
         """Training images in batches of `batch_size`, and test images."""
-        data = self.data
-        train_data = datasets.Loader(
-            data.train_images,
-            data.train_labels,
-            data.mean,
-            data.std,
-            batch_size,
-            augment=self.hyper.augment if data.spec.natural else None,
-            seed=self.seed,
-        )
-        test_data = datasets.Loader(
-            data.test_images, data.test_labels, data.mean, data.std, EVALUATION_BATCH
-        )
-        return train_data, test_data
+        augment = self.hyper.augment if self.data.spec.natural else None
+        return self.data.loaders(batch_size, EVALUATION_BATCH, augment, self.seed)
 
 
 @dataclass(frozen=True)

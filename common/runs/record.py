@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from common.pruning import Masks, keep_count, kept, prunable
 from common.pruning.outside import LOADED
 from common.pruning.parameters import prunable_modules
 from common.pruning.scores import Scores
-from common.results import schema
+from common.results import run_folder, schema
 from common.runs import registry
 from common.runs.experiment import Experiment
 from common.training.callbacks import History
@@ -50,7 +51,7 @@ def describe(
         f"{len(data.test_labels):,} test images",
         "protocol": f"{hyper.name} ({hyper.source})",
         "training": training(hyper, experiment.epochs, experiment.batch_size),
-        "device": f"{environment.hardware(conditions.device)}, {conditions.precision}",
+        "device": f"{_hardware(conditions)}, {conditions.precision}",
         "results": shown(experiment.folder),
     }
 
@@ -79,12 +80,19 @@ def provenance(experiment: Experiment, conditions: Conditions) -> dict[str, obje
         "parameters": experiment.parameters(),
         **({"score": LOADED[experiment.method].spec} if experiment.method in LOADED else {}),
         "hyperparameters": dataclasses.asdict(experiment.hyper),
-        "device": environment.hardware(conditions.device),
+        "device": _hardware(conditions),
         "precision": conditions.precision,
         "versions": environment.versions(),
         "code_version": _code_version(experiment),
         "started_at": conditions.started_at,
     }
+
+
+def _hardware(conditions: Conditions) -> str:
+    """The device, and how many runs share a GPU: times and throughput go by it."""
+    runs = os.environ.get(run_folder.SHARING, "1")
+    shared = conditions.device.type == "cuda" and runs != "1"
+    return environment.hardware(conditions.device) + f", shared by {runs} runs" * shared
 
 
 def layers(model: nn.Module, masks: Masks, scores: Scores, flops: dict[str, int]) -> pd.DataFrame:
@@ -149,7 +157,7 @@ def summary(
         "prune_seconds": prune_seconds,
         "train_seconds": history.seconds,
         "images_per_second": history.images / history.step_seconds if history.images else None,
-        "device": environment.hardware(conditions.device),
+        "device": _hardware(conditions),
         "precision": conditions.precision,
         "torch_version": torch.__version__,
         "code_version": _code_version(experiment),

@@ -132,6 +132,8 @@ class Run:
         folder, summary = self.experiment.folder, self.summary()
         run_folder.write_csv(folder / "layers.csv", self.layers().to_dict("records"), schema.LAYERS)
         run_folder.write_csv(folder / "epochs.csv", self.history.rows, schema.EPOCHS)
+        if self.history.top5:
+            run_folder.write_csv(folder / "top5.csv", self.history.top5, schema.TOP5.columns)
         run_folder.write_csv(folder / "summary.csv", [summary], schema.SUMMARY)
         for leftover in (run_folder.checkpoint(folder), folder / "progress.json"):
             leftover.unlink(missing_ok=True)

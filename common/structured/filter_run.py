@@ -25,7 +25,7 @@ from common.structured.penalty import (
     descent,
     weight_groups,
 )
-from common.structured.stages import Stages
+from common.structured.trainings import Trainings
 from common.training.callbacks import History
 
 
@@ -42,8 +42,8 @@ class FilterRun(Run):
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment)
         self.shape = self.network.data.spec.shape
-        self.stages = Stages(experiment, self.trainer)
-        self.variant, self.sparse_hyper = self.stages.variant, self.stages.hyper
+        self.trainings = Trainings(experiment, self.trainer)
+        self.variant, self.sparse_hyper = self.trainings.variant, self.trainings.hyper
         self.channels = channels.find_channels(self.model, self.shape)
         self.penalty, self.shrink = self._penalty()
         self.sparse: History | None = None
@@ -64,12 +64,12 @@ class FilterRun(Run):
         """Train the network with the penalty, or take it from a run that did: others differ in what
         they remove. Returns the columns of sparse.csv."""
         self.begin()
-        hyper, cache = self.sparse_hyper, self.stages.cache(self.penalty.strength)
+        hyper, cache = self.sparse_hyper, self.trainings.cache(self.penalty.strength)
         with cache.lock("sparse"):
             content = cache.load("sparse")
             if content is None:
                 told = ("sparse", self.model, {}, hyper, hyper.epochs, [self.shrink])
-                content = self.stages.train(*told)
+                content = self.trainings.train(*told)
                 cache.save("sparse", content)
         self.model.load_state_dict(content["model"])
         self.shrink.load_state_dict(content["more"][0])
@@ -90,15 +90,15 @@ class FilterRun(Run):
         if self.variant.removed == "weights":
             return super().prune()
         with self._timed():
-            stages = ablations.parse(self.experiment.ablation)
-            self.kept = self._choose(stages)
+            ablated = ablations.parse(self.experiment.ablation)
+            self.kept = self._choose(ablated)
             masks = removal.masks(self.model, self.channels, self.kept)
             self.masks = like_weights(self.model, masks)
             removal.silence(self.model, self.channels, self.kept)
             self.small = removal.remove(self.model, self.channels, self.kept, self.shape)
-            if "weights" in stages:
+            if "weights" in ablated:
                 stream = generator(self.experiment.seed, "redrawn weights")
-                stages["weights"](self.small, self.network.initialise, stream)
+                ablated["weights"](self.small, self.network.initialise, stream)
         self.keep_masks()
         return self.masks
 
@@ -106,14 +106,14 @@ class FilterRun(Run):
         """Fine-tune what is left, and the mask beside it; returns the columns of epochs.csv."""
         hyper, epochs = filter_settings.fine_tuning_hyper(self.experiment), self.experiment.epochs
         if self.small is None:
-            self.history = self.stages.fine_tune("train", self.model, self.masks, hyper, epochs)
+            self.history = self.trainings.fine_tune("train", self.model, self.masks, hyper, epochs)
             return self.epochs()
-        self.history = self.stages.fine_tune("train", self.small, {}, hyper, epochs)
+        self.history = self.trainings.fine_tune("train", self.small, {}, hyper, epochs)
         self.masked = copy.deepcopy(self.trained)
         masks = self._equal_mask()
         apply(self.masked, masks)
         compared = epochs if filter_settings.compares(self.experiment) else 0
-        self.masked_history = self.stages.fine_tune("mask", self.masked, masks, hyper, compared)
+        self.masked_history = self.trainings.fine_tune("mask", self.masked, masks, hyper, compared)
         return self.epochs()
 
     def differences(self) -> dict[str, float]:
@@ -159,21 +159,21 @@ class FilterRun(Run):
             self, record.describe(self.experiment, self.conditions, self.model, data)
         )
 
-    def _choose(self, stages: dict) -> removal.Kept:
+    def _choose(self, ablated: dict) -> removal.Kept:
         """The channels that stay."""
         l1 = self.variant.by == "l1"
         scores = removal.l1_norms(self.model, self.channels) if l1 else self._norms()
         threshold = self.experiment.options["threshold"]
-        if "scores" in stages:
-            scores = stages["scores"](scores)
+        if "scores" in ablated:
+            scores = ablated["scores"](scores)
         if threshold is not None:
             chosen = removal.above(scores, threshold)
         else:
             ranked = removal.ranks(scores) if self.variant.scope == "layer" else scores
             sparsity, stream = self.experiment.sparsity, generator(self.experiment.seed, "pruning")
             chosen = removal.lowest(self.model, self.channels, ranked, sparsity, stream)
-        if "masks" in stages:
-            chosen = stages["masks"](chosen, generator(self.experiment.seed, "mask shuffle"))
+        if "masks" in ablated:
+            chosen = ablated["masks"](chosen, generator(self.experiment.seed, "mask shuffle"))
             chosen = removal.keep_at_least_one(chosen, scores)
         return chosen
 

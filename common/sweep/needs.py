@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from common import datasets, models
+from common.datasets import streamed
 from common.pruning import prunable
 from common.pruning.diagnostics import multiply_adds
 from common.runs import registry
@@ -48,12 +49,15 @@ def memory_needed(experiment: Experiment) -> float:
     spec = datasets.DATASETS[experiment.dataset]
     found = footprint(experiment.model, experiment.dataset)
     method = registry.find_method(experiment.method, experiment.variant)
-    scored = min(method.images_per_class * spec.classes, SCORING_BATCH)
+    large = spec.streamed
+    most = streamed.SCORING_BATCH if large else SCORING_BATCH
+    scored = min(method.images_per_class * spec.classes, most)
     if method.training_batches:
         scored = experiment.batch_size
-    images = max(experiment.batch_size, method.graphs * scored)
-    evaluation = 3 * found.largest * EVALUATION_BATCH
-    data = IMAGES * math.prod(spec.shape)
+    # A captured step keeps its memory to itself: what steps before it took lies beside it.
+    images = max(2 * experiment.batch_size, method.graphs * scored)
+    evaluation = 3 * found.largest * (streamed.EVALUATION_BATCH if large else EVALUATION_BATCH)
+    data = 0 if large else IMAGES * math.prod(spec.shape)
     return CONTEXT + data + COPIES * found.weights + max(found.graph * images, evaluation)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+from common.results.run_folder import SHARING
 from common.sweep.execute import Outcome, execute
 from common.sweep.plan import Job
 from common.sweep.slots import Slot
@@ -34,6 +36,7 @@ class Local:
 
     def __init__(self, slots: list[Slot]) -> None:
         self._slots = slots
+        self._runs = Counter(slot.gpu for slot in slots)
         self._stop = threading.Event()
         self._executor = ThreadPoolExecutor(len(slots), thread_name_prefix="run")
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
@@ -59,6 +62,7 @@ class Local:
     def _carry_out(self, job: Job, since: float) -> Outcome:
         slot = self._free.get_nowait()  # as many as there are threads
         try:
-            return execute(job, since, self._stop, slot.environment)
+            sharing = {SHARING: str(self._runs[slot.gpu])} if slot.gpu else {}
+            return execute(job, since, self._stop, {**slot.environment, **sharing})
         finally:
             self._free.put(slot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,7 @@ def show_status(jobs: list[Job], console: Console, root: Path | None = None) -> 
     for job in status.running:
         console.print(f"running  {escape(job.name)}  {how_far(job.folder)}", soft_wrap=True)
     show_failures(status.failed, console)
+    _show_uncaptured([*status.done, *status.running], console)
     console.print(
         f"{len(status.done)}/{len(jobs)} done, {len(status.running)} running, "
         f"{len(status.failed)} failed, {len(status.left)} left"
@@ -128,6 +130,15 @@ def show_failures(failed: Mapping[Job, str], console: Console) -> None:
             notebook = notebook.with_name("log.txt")
         lines = (f"failed   {job.name}", error, os.path.relpath(notebook))
         console.print(escape("\n         ".join(lines)), soft_wrap=True)
+
+
+def _show_uncaptured(jobs: list[Job], console: Console) -> None:
+    """Runs that are slower than they could be, counted by reason."""
+    reasons = Counter(run_folder.why_not_captured(job.folder) for job in jobs)
+    for reason, runs in reasons.items():
+        if reason:
+            text = f"{runs} run{'s' * (runs > 1)} without a CUDA graph, only slower: {reason}"
+            console.print(escape(text), soft_wrap=True)
 
 
 def collect(

@@ -114,7 +114,7 @@ class TicketRun(Run):
         if not level:
             self.history = self.dense
         else:
-            altered = {"masks", "weights"} & set(self.trainings.stages)
+            altered = {"masks", "weights"} & set(self.trainings.ablated)
             self.history = self._retrain(level) if altered else self._train_level(level)
             self._note(level, self.history)
         return self.epochs()
@@ -134,7 +134,7 @@ class TicketRun(Run):
         """Keep `count` of the weights still there, those of the highest scores."""
         with self._timed():
             scores = self.method.score(self.model, self.context)
-            scores = self.trainings.stages.get("scores", lambda same: same)(scores)
+            scores = self.trainings.ablated.get("scores", lambda same: same)(scores)
             keep = count
             if self.method.scope != "global":
                 shapes = {name: tuple(w.shape) for name, w in prunable(self.model).items()}
@@ -148,7 +148,7 @@ class TicketRun(Run):
     def _train_level(self, level: int) -> History:
         """Train the ticket of this level, or take it from a run that did."""
         made = {"retrain": self.experiment.options["retrain"], "step": self.trainings.step}
-        made |= {"variant": self.experiment.variant, "inverted": "scores" in self.trainings.stages}
+        made |= {"variant": self.experiment.variant, "inverted": "scores" in self.trainings.ablated}
         name = f"level-{level}_{short_hash([made, self.trainings.counts[:level]])}"
         with self.trainings.cache.lock(name):
             history = self.trainings.load(name, self.masks)
@@ -176,10 +176,10 @@ class TicketRun(Run):
     def _ablate(self) -> None:
         """Exchange the final mask for a shuffled one; what was pruned gets the weights back that
         the dense network had."""
-        if "masks" in self.trainings.stages:
+        if "masks" in self.trainings.ablated:
             stream = generator(self.experiment.seed, "mask shuffle")
             with self._timed(), torch.no_grad():
-                shuffled = self.trainings.stages["masks"](self.masks, stream)
+                shuffled = self.trainings.ablated["masks"](self.masks, stream)
                 for name, weight in prunable(self.model).items():
                     dense = self.trained[name].to(weight.device)
                     weight.copy_(torch.where(self.masks[name], weight, dense))

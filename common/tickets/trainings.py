@@ -26,14 +26,14 @@ from common.training.protocols import Protocol
 class Trainings:
     """Trains the network of a ticket several times: dense (level 0), then each level's ticket.
 
-    model: the network, which every training changes in place. stages: the ablation's, as
-    `ablations.parse` has them. cache: where trained networks are kept for other runs.
+    model: the network, which every training changes in place. ablated: the ablation, as
+    `ablations.parse` has it. cache: where trained networks are kept for other runs.
     """
 
     def __init__(self, experiment: Experiment, trainer: Trainer, model: nn.Module) -> None:
         """Raises ConfigurationError for a rewinding point that leaves nothing to train."""
         self.experiment, self.trainer, self.model = experiment, trainer, model
-        self.stages = ablations.parse(experiment.ablation)
+        self.ablated = ablations.parse(experiment.ablation)
         self.total = sum(weight.numel() for weight in prunable(model).values())
         self.cache: NetworkCache | None = None
         last = experiment.epochs * self.per_epoch
@@ -134,7 +134,9 @@ class Trainings:
     def redraws(self, level: int) -> bool:
         """Whether this level starts from weights drawn anew, and so from the beginning."""
         last = level == len(self.counts)
-        return self.experiment.options["retrain"] == "reinit" or (last and "weights" in self.stages)
+        return self.experiment.options["retrain"] == "reinit" or (
+            last and "weights" in self.ablated
+        )
 
     def _identity(self) -> tuple[str, dict[str, object]]:
         """The readable name and everything that decides on the dense training."""

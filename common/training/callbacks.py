@@ -13,6 +13,7 @@ from torchbearer.callbacks import Callback
 
 from common.pruning.masks import Masks, multiply, paired
 from common.results import run_folder, schema
+from common.training.cuda_graphs import Captured
 from common.training.protocols import Protocol
 
 CHECKPOINT_SECONDS = 120.0
@@ -24,13 +25,15 @@ Row = dict[str, float | int | None]
 class History:
     """What a training left: a row per epoch (columns of epochs.csv) and the time it took.
 
-    step_seconds, images: of the training passes alone, for the throughput.
+    step_seconds, images: of the training passes alone, for the throughput. top5: a row per epoch
+    (columns of top5.csv) where there are classes enough.
     """
 
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     step_seconds: float = 0.0
     images: int = 0
+    top5: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class Recorder(Callback):
         self.optimizer = schedule.optimizer
         self.folder, self.epochs = folder, epochs
         self.clock: Callable[[], float] = lambda: 0.0
+        self.step: Captured | None = None  # what is replayed, where steps are
         self.saved = time.monotonic()
         self.epoch_started = self.steps_started = 0.0
 
@@ -138,11 +142,16 @@ class Recorder(Callback):
             self.save(state[torchbearer.MODEL].model)
 
     def _record(self, row: Row) -> None:
+        top5 = row.pop("test_top5", None)
+        if top5 is not None:
+            self.history.top5.append({"epoch": row["epoch"], "test_top5": top5})
         self.history.rows.append(row)
         if self.folder:
             stage, accuracy = self.stage, row["test_accuracy"]
             epoch, epochs = stage.before + row["epoch"], stage.total or self.epochs
             run_folder.write_progress(self.folder, stage.name, epoch, epochs, accuracy)
+            if row["epoch"]:
+                run_folder.note_captured(self.folder, self.step is not None and self.step.captured)
 
     def save(self, model: nn.Module) -> None:
         """Everything the next epoch depends on, as plain tensors and numbers."""
@@ -157,6 +166,7 @@ class Recorder(Callback):
             "seconds": self.clock(),
             "step_seconds": self.history.step_seconds,
             "images": self.history.images,
+            "top5": self.history.top5,
             "more": [callback.state_dict() for callback in self.more],
         }
         path = run_folder.checkpoint(self.folder)
@@ -188,6 +198,7 @@ class Recorder(Callback):
         self.history.seconds = content["seconds"]
         self.history.step_seconds = content["step_seconds"]
         self.history.images = content["images"]
+        self.history.top5[:] = content.get("top5", [])
         for callback, state in zip(self.more, content.get("more", ()), strict=False):
             callback.load_state_dict(state)
         return len(self.history.rows) - 1

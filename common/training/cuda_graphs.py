@@ -7,8 +7,9 @@ GPU yet: everything but `CudaGraphs` is tested on a CPU, with a stand-in for the
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -25,6 +26,18 @@ TOLERANCE = 0.05
 Results = tuple[Tensor, Tensor]
 Step = Callable[[Tensor, Tensor], Results]
 Changed = Callable[[], Mapping[str, Sequence[Tensor]]]
+
+
+@contextlib.contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """Inside, cuDNN tries its algorithms on every new shape and keeps the quickest; a training has
+    few shapes. Scores, of a shape each, are computed without."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class Graphs(Protocol):
@@ -72,18 +85,25 @@ class Captured:
     Batches of another shape than the first are left to the step itself, and everything from a
     capture on that fails, or whose replay does something else than the step; a warning says so.
     The results of a replay last until the next one.
+
+    problem: why the step is not replayed; empty before there is one.
     """
 
     def __init__(self, step: Step, changed: Changed, graphs: Graphs) -> None:
         self.step, self.changed, self.graphs = step, changed, graphs
         self.shape: torch.Size | None = None
-        self.steps_to_warm_up, self.failed = WARM_UP, False
+        self.steps_to_warm_up, self.problem = WARM_UP, ""
         self.inputs: tuple[Tensor, ...] = ()
         self.replay: Callable[[], object] | None = None
 
+    @property
+    def captured(self) -> bool | str:
+        """Whether the step is replayed, or why not."""
+        return self.problem or self.replay is not None
+
     def __call__(self, images: Tensor, labels: Tensor) -> Results:
         self.shape = self.shape or images.shape
-        if self.failed or images.shape != self.shape:
+        if self.problem or images.shape != self.shape:
             return self.step(images, labels)
         if self.steps_to_warm_up:
             self.steps_to_warm_up -= 1
@@ -117,7 +137,7 @@ class Captured:
             before["results"] = [torch.zeros_like(result) for result in results]
             problem = _difference(before, replayed, {**changed, "results": results})
         if problem:
-            self.failed, self.replay, self.results = True, None, None
+            self.problem, self.replay, self.results = problem, None, None
             warnings.warn(
                 f"training goes on without a CUDA graph of its step, only slower: {problem}",
                 stacklevel=2,

@@ -66,7 +66,7 @@ def train(
     history = History()
     pays = captured and epochs * len(train_data) >= cuda_graphs.FEWEST_STEPS
     device = next(model.parameters()).device
-    graphs = steps.graphs_for(device, precision) if pays else None
+    graphs = steps.graphs_for(device) if pays else None
     optimizer = steps.make_optimizer(model, hyper, precision, whole=graphs is not None)
     schedule = Schedule(optimizer, hyper, len(train_data))
     recorder = Recorder(history, schedule, train_data, folder, epochs, stage or Stage(), more)
@@ -77,7 +77,8 @@ def train(
     if graphs is not None:
         callbacks.remove(masking)
         step = steps.whole_step(model, optimizer, masking.pairs, precision)
-        closure = steps.replaying(steps.captured_step(step, model, optimizer, graphs))
+        recorder.step = steps.captured_step(step, model, optimizer, graphs)
+        closure = steps.replaying(recorder.step)
     if progress and environment.person_watches():
         callbacks.append(Bar(progress, epochs))
     autocast_model, metrics = steps.AutocastModel(model, precision), [_LossAndAccuracy("train")]
@@ -92,9 +93,11 @@ def train(
     started = time.perf_counter()
     before = history.seconds
     recorder.clock = lambda: before + time.perf_counter() - started
-    trial.run(epochs, verbose=0)
+    with cuda_graphs.fastest_convolutions(device):
+        trial.run(epochs, verbose=0)
     # A trial lives until the garbage collector comes; a graph's memory need not.
     trial.with_closure(steps.gradients)
+    recorder.step = None
     history.seconds = recorder.clock()
     return history
 
@@ -158,6 +161,9 @@ def _hooks(callbacks: Sequence[Callback], name: str) -> list[Callable]:
     return [getattr(one, name) for one in callbacks if getattr(type(one), name) is not default]
 
 
+TOP5_CLASSES = 1000  # from so many on, five guesses are counted too
+
+
 class _LossAndAccuracy(Metric):
     """Mean loss and accuracy (percent) of an epoch, summed on the device and read once at its end:
     torchbearer's own metrics wait for the device at every batch."""
@@ -169,6 +175,7 @@ class _LossAndAccuracy(Metric):
 
     def reset(self, state) -> None:
         self.loss, self.hits, self.count = 0.0, 0, 0
+        self.top5: Tensor | int | None = None
 
     def process(self, state) -> dict:
         self.add(state[torchbearer.LOSS], state[torchbearer.Y_PRED], state[torchbearer.Y_TRUE])
@@ -182,10 +189,16 @@ class _LossAndAccuracy(Metric):
         self.loss = self.loss + loss.detach() * len(labels)
         self.hits = self.hits + (logits.detach().argmax(1) == labels).sum()
         self.count += len(labels)
+        if self.prefix == "test" and logits.shape[1] >= TOP5_CLASSES:
+            five = logits.detach().topk(5).indices
+            self.top5 = (0 if self.top5 is None else self.top5) + (five == labels[:, None]).sum()
 
     def means(self) -> dict[str, float]:
-        """{`<prefix>_loss`, `<prefix>_accuracy`} of all that was counted."""
+        """{`<prefix>_loss`, `<prefix>_accuracy`} of all that was counted, and `test_top5`, in
+        percent, where there are `TOP5_CLASSES`."""
+        top5 = {} if self.top5 is None else {"test_top5": 100 * int(self.top5) / self.count}
         return {
             f"{self.prefix}_loss": float(self.loss) / self.count,
             f"{self.prefix}_accuracy": 100 * int(self.hits) / self.count,
+            **top5,
         }

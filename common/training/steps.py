@@ -16,11 +16,9 @@ from common.training import cuda_graphs
 from common.training.protocols import Protocol
 
 
-def graphs_for(device: torch.device, precision: str) -> cuda_graphs.Graphs | None:
-    """What captures training steps there; None where they are not captured. A loss scaler decides
-    in Python whether a step is taken."""
-    captures = device.type == "cuda" and precision != "float16"
-    return cuda_graphs.CudaGraphs(device) if captures else None
+def graphs_for(device: torch.device) -> cuda_graphs.Graphs | None:
+    """What captures training steps there; None where they are not captured."""
+    return cuda_graphs.CudaGraphs(device) if device.type == "cuda" else None
 
 
 def whole_step(
@@ -36,8 +34,8 @@ def whole_step(
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = autocast_model(images)
         loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        optimizer.step()
+        scaled(optimizer, loss).backward()
+        getattr(optimizer, "update", optimizer.step)()
         # At the end: no gradient, and nothing that knows this step's stream, outlives it.
         optimizer.zero_grad(set_to_none=True)
         multiply(pairs)
@@ -63,9 +61,11 @@ def captured_step(
         # Apart: beside a count of batches the change of a running mean would hardly be seen.
         statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
+        scaler = getattr(optimizer, "scaler", None)
         return {
             **{"weights": weights, "momentum": momentum},
             **{"statistics": statistics, "counters": counters},
+            "scale": [scaler._scale, scaler._growth_tracker] if scaler else [],
         }
 
     return cuda_graphs.Captured(step, changed, graphs)
@@ -77,22 +77,24 @@ def make_optimizer(
     """SGD as the protocol has it. whole: its steps are part of the closure, which a graph may
     replay; its learning rate is then a tensor (), since a graph reads that anew in every replay."""
     device = next(model.parameters()).device
-    scaled = device.type == "cuda" and precision == "float16"
+    on_gpu = device.type == "cuda"
     rate = hyper.learning_rate
     if whole:
         # The fused kernel wants float32; on a CPU a double is the number that it would be.
         double = device.type == "cpu"
         rate = torch.tensor(rate, device=device, dtype=torch.float64 if double else torch.float32)
-    return (ScaledSGD if scaled else _SteppedInClosure if whole else torch.optim.SGD)(
-        model.parameters(),
-        lr=rate,
-        momentum=hyper.momentum,
-        nesterov=hyper.nesterov,
-        weight_decay=hyper.weight_decay,
+    options = {
+        "lr": rate,
+        "momentum": hyper.momentum,
+        "nesterov": hyper.nesterov,
+        "weight_decay": hyper.weight_decay,
         # One kernel instead of several for each parameter. On a CPU it is a hundredth of a step,
-        # and rounds otherwise; the scaler calls this optimizer's step itself.
-        fused=True if device.type == "cuda" and not scaled else None,
-    )
+        # and rounds otherwise.
+        "fused": True if on_gpu else None,
+    }
+    if on_gpu and precision == "float16":
+        return ScaledSGD(model.parameters(), torch.amp.GradScaler("cuda"), whole, **options)
+    return (_SteppedInClosure if whole else torch.optim.SGD)(model.parameters(), **options)
 
 
 class _SteppedInClosure(torch.optim.SGD):
@@ -103,20 +105,34 @@ class _SteppedInClosure(torch.optim.SGD):
 
 
 class ScaledSGD(torch.optim.SGD):
-    """SGD whose closure leaves gradients of the scaled loss; float16 gradients would underflow."""
+    """SGD whose closure leaves gradients of the scaled loss; float16 gradients would underflow.
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.scaler = torch.amp.GradScaler("cuda")
+    scaler: takes the scale out again, and leaves out a step whose gradients overflowed: on the
+    device, without waiting for it, where the optimizer is fused. whole: the closure takes the step
+    itself, by `update`.
+    """
+
+    def __init__(self, parameters, scaler: torch.amp.GradScaler, whole: bool, **options) -> None:
+        super().__init__(parameters, **options)
+        self.scaler, self.whole = scaler, whole
+        # The fused kernel makes them itself in its first step, and leaves them unwritten where that
+        # one overflows, as the first often does.
+        if self.defaults["momentum"]:
+            for weight in self.param_groups[0]["params"]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
     def step(self, closure=None):
         if closure is None:
             return super().step()
         loss = closure()
-        # Calls step() again without a closure, unless a gradient overflowed.
-        self.scaler.step(self)
-        self.scaler.update()
+        if not self.whole:
+            self.update()
         return loss
+
+    def update(self) -> None:
+        """Take the step, unless a gradient overflowed, and choose the next scale."""
+        self.scaler.step(self)  # calls step() without a closure
+        self.scaler.update()
 
 
 class AutocastModel(nn.Module):
@@ -144,10 +160,15 @@ def gradients(state: torchbearer.State) -> Tensor:
     optimizer.zero_grad(set_to_none=True)
     logits = state[torchbearer.MODEL](state[torchbearer.X])
     loss = state[torchbearer.CRITERION](logits, state[torchbearer.Y_TRUE])
-    scaler = getattr(optimizer, "scaler", None)
-    (loss if scaler is None else scaler.scale(loss)).backward()
+    scaled(optimizer, loss).backward()
     state[torchbearer.Y_PRED], state[torchbearer.LOSS] = logits, loss
     return loss
+
+
+def scaled(optimizer: torch.optim.SGD, loss: Tensor) -> Tensor:
+    """The loss as its gradients are taken of it."""
+    scaler = getattr(optimizer, "scaler", None)
+    return loss if scaler is None else scaler.scale(loss)
 
 
 def replaying(step: cuda_graphs.Step) -> Callable[[torchbearer.State], Tensor]:

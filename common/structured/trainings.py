@@ -19,10 +19,10 @@ from common.training.callbacks import History, Stage
 from common.training.protocols import Protocol
 
 # In this order, and what a progress bar calls them.
-STAGES = {"sparse": "with the penalty", "train": "fine-tuning", "mask": "the mask beside it"}
+TITLES = {"sparse": "with the penalty", "train": "fine-tuning", "mask": "the mask beside it"}
 
 
-class Stages:
+class Trainings:
     """The trainings of a run of filter pruning: with the penalty, then what is left, then a mask
     beside it. hyper: of the training with the penalty."""
 
@@ -54,16 +54,16 @@ class Stages:
         more: Sequence[Callback] = (),
     ) -> dict[str, object]:
         """Train; returns what the next stage goes on from, as plain tensors and numbers."""
-        experiment, stages = self.experiment, list(STAGES)
+        experiment, order = self.experiment, list(TITLES)
         lengths = [self.hyper.epochs, experiment.epochs]
-        before = experiment.pretrain_epochs + sum(lengths[: stages.index(name)])
+        before = experiment.pretrain_epochs + sum(lengths[: order.index(name)])
         history = self.trainer.train(
             model,
             masks,
             hyper,
             epochs,
             folder=experiment.folder,
-            progress=STAGES[name],
+            progress=TITLES[name],
             stage=Stage(name, before, int(experiment.all_epochs)),
             more=more,
         )
