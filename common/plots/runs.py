@@ -139,7 +139,8 @@ def _draw(axes: Axes, lines: list[tuple[pd.DataFrame, dict]], column: str) -> No
     drawn: list[pd.Series] = []
     for place, (run, look) in enumerate(lines):
         values = run.sort_values("epoch").dropna(subset=[column]).set_index("epoch")[column]
-        values = values.astype(float)  # without a training there is no loss, and no type either
+        if values.empty:  # no training, no loss
+            continue
         few, step = len(values) <= FEW, max(len(values) // MARKS, 1)
         beside = sum(_coincide(values, other, column) for other in drawn)
         drawn.append(values)
@@ -155,7 +156,7 @@ def _draw(axes: Axes, lines: list[tuple[pd.DataFrame, dict]], column: str) -> No
     axes.autoscale_view()
     if column == "test_accuracy":
         axes.set_ylim(0, 102)
-    else:
+    elif drawn:
         axes.set_yscale("log")
         style.plain_log_ticks(axes.yaxis)
 
