@@ -16,11 +16,12 @@ from sphinx.util.fileutil import copy_asset
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
+from common.commands import address  # noqa: E402
 from common.plots.style import method_label  # noqa: E402
 from common.pruning import METHODS  # noqa: E402
 
-NAME = os.environ.get("GITHUB_REPOSITORY", "OWNER/pruning-at-initialization")
-HOME = f"https://github.com/{NAME}"
+NAME = os.environ.get("GITHUB_REPOSITORY")
+HOME = f"https://github.com/{NAME}" if NAME else address.read()
 # A script with its fonts -> the folder that it expects them in.
 MATHJAX = {"tex-chtml.js": "", "output/chtml/fonts/woff-v2": "output/chtml/fonts/woff-v2"}
 

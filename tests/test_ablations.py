@@ -131,6 +131,18 @@ def test_reinit_without_an_initialisation_is_an_error_before_any_work(residual):
     assert all(torch.equal(value, before[name]) for name, value in residual.state_dict().items())
 
 
+def test_a_redraw_that_fails_leaves_the_model_as_it_was(residual):
+    before = copy.deepcopy(residual.state_dict())
+
+    def fail(model, generator):
+        nn.init.ones_(model.conv1.weight)
+        raise RuntimeError("no such scheme")
+
+    with pytest.raises(RuntimeError, match="no such scheme"):
+        prune(residual, "magnitude", 0.5, ablation="shuffle+reinit", initialise=fail)
+    assert all(torch.equal(value, before[name]) for name, value in residual.state_dict().items())
+
+
 # Invert
 
 

@@ -220,11 +220,13 @@ SETUP = next(
 def set_up(cwd, kaggle="nowhere", home="nowhere"):
     """Run the set-up cell in an empty folder `cwd`; `kaggle` and `home` in place of the real."""
     source = SETUP.replace("/kaggle/input", str(kaggle))
-    source = source.replace("https://github.com/OWNER/pruning-at-initialization", str(home))
+    source = source.replace('HOME = ""', f'HOME = "{home}"')
     assert str(kaggle) in source
     assert str(home) in source
     cwd.mkdir(exist_ok=True)
-    return subprocess.run([sys.executable, "-c", source], cwd=cwd, capture_output=True, text=True)
+    # Without the site-packages, where the suite may be installed.
+    command = [sys.executable, "-I", "-S", "-c", source]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -268,5 +270,5 @@ def test_without_network_the_set_up_says_what_to_attach(tmp_path):
     done = set_up(tmp_path / "working", home=f"file://{tmp_path}/gone")
     error = done.stderr.strip().splitlines()[-1]
     assert re.fullmatch(
-        r"RuntimeError: Turn the internet on, or attach .*gone as a data set", error
+        r"RuntimeError: Turn the internet on, or attach the repository .*gone as a data set", error
     )

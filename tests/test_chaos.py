@@ -55,15 +55,16 @@ def test_new_images_in_every_round_change_the_second_round_only(tiny):
 
 
 def test_a_mask_without_data_stays_and_one_with_data_is_replaced(tmp_path):
-    cases = [Case("magnitude"), SNIP]
+    cases = [Case("magnitude"), Case("ntk_sap", "", 2), SNIP]
     chaos.measure(tmp_path / "masks.csv", cases, [1.0], [0], (0.0, 0.1), setting=TINY)
     chaos.measure(tmp_path / "masks.csv", cases, [1.0], [0], (0.0, 0.1), setting=TINY)
     masks = read(tmp_path / "masks.csv")
-    assert len(masks) == 2 * 2 * 3
+    assert len(masks) == 3 * 2 * 3
     unperturbed = masks[masks["relative"] == 0]
     assert (unperturbed["shared"] == unperturbed["kept"]).all()
     found = chaos.replaced(masks).set_index("method")
     assert (found["relative"] == 0.1).all()
+    assert found.loc["ntk_sap", "replaced"] == 0  # it draws weights of its own
     assert found.loc["magnitude", "replaced"] < found.loc["SNIP", "replaced"]
     assert (found["replaced"] < found["chance"]).all()
 

@@ -30,6 +30,7 @@ SIZE = """
 def size(model, context):
     return {name: weight.detach().abs() for name, weight in prunable(model).items()}
 """
+TWICE = SIZE + "METHOD = Method(size, iterations=2)"
 FLOW = """
 def flow(model, context):
     return synflow(model, context)
@@ -154,7 +155,7 @@ METHOD = Method(loss, images_per_class=10)
             "mine.py:7: size gives conv1_1.weight scores of sha",
         ),
         (
-            SIZE.replace("weight.", "1 / weight."),
+            TWICE.replace("weight.", "1 / weight."),
             "fails in the pruned network, whose pruned weights",
         ),
         (SIZE.replace("abs()", "log()"), r"mine.py:7: size gives \d+ of 144 .* NaN or infinite"),
@@ -177,6 +178,7 @@ METHOD = Method(loss, images_per_class=10)
 def test_what_is_not_well_made_is_told_what_helps(write, tmp_path, capsys, monkeypatch, code, says):
     monkeypatch.setattr(well_made, "LARGE", (well_made.SMALL,))
     monkeypatch.setattr(well_made, "CASES", (well_made.SMALL,))
+    monkeypatch.setattr(batch, "run", None)
     assert cli.main(["check", write(code), "--results", str(tmp_path)]) == 1
     assert re.search(says, " ".join(capsys.readouterr().out.split()))
     assert not list(tmp_path.glob("check/*")), "nothing is run"

@@ -27,7 +27,7 @@ from common.results import run_folder
 from common.results.schema import EPOCHS, LAYERS, SUMMARY
 from common.runs.experiment import PARAMETERS, from_notebook
 from common.runs.registry import names
-from common.sweep import batch, claims, needs, pool, slots
+from common.sweep import batch, claims, needs, plan, pool, slots
 from common.sweep.execute import run_notebook
 
 GRID = (
@@ -101,7 +101,11 @@ def test_bad_input_is_one_error_before_anything_starts(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run", "quick", "--jobs", "0"], ["run"], ["fly", "quick"], []]
+    "arguments",
+    [
+        *(["run", "quick", "--jobs", jobs] for jobs in ("0", "9" * 20, "١")),
+        *(["run"], ["fly", "quick"], []),
+    ],
 )
 def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -235,6 +239,65 @@ def test_status_tells_of_runs_with_other_parameters(
     assert re.search(r"Not counted, .*: 1 finished run in .*: SNIP/other\n", output)
 
 
+def test_status_where_folders_are_something_else(
+    grid: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root, jobs = batch.jobs_of(grid, [], tmp_path / "out")
+    jobs[0].folder.parent.mkdir(parents=True)
+    jobs[0].folder.symlink_to(jobs[0].folder.name)  # a loop
+    (root / "random").write_text("no folder")
+    assert call("status", grid, "--results", tmp_path / "out") == 0
+    assert "0/2 done, 0 running, 0 failed, 2 left" in capsys.readouterr().out
+
+
+def test_a_copied_notebooks_runs_are_no_runs_of_the_grid(
+    grid: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = batch.jobs_of(grid, [], tmp_path)[1][0]
+    own = write_run(run.folder, 60.0, 4, sparsity=0.9)
+    stray = write_run(tmp_path / "tiny" / "magnitude_copy" / own.name, 99.0, 4, sparsity=0.9)
+    assert call("collect", grid, "--results", tmp_path) == 0
+    output = capsys.readouterr().out
+    assert f"left out: {stray}: none of the grid's runs" in output
+    assert pd.read_csv(tmp_path / "tiny" / "summary.csv")["test_accuracy"].tolist() == [60.0]
+    assert call("results", grid, "--results", tmp_path) == 0
+    assert "99" not in capsys.readouterr().out
+
+
+def test_a_grid_that_could_not_be_published_says_so_first(
+    grid: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise ConfigurationError("enough")
+
+    monkeypatch.setattr(plan, "check_data", stop)
+    for version_, warns in (("0123456789ab+", True), ("unknown", True), ("0123456789ab", False)):
+        monkeypatch.setattr(batch, "code_version", lambda version_=version_: version_)
+        assert call("run", grid, "--results", tmp_path) == 2
+        said = f"could not be published: their code_version is {version_} "
+        assert (said in capsys.readouterr().out) == warns
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"jobs": "2"}, "^jobs='2' is not a whole number"),
+        ({"jobs": 0}, "^jobs=0 is below 1"),
+        ({"per_gpu": -1}, "^per_gpu=-1 is below 1"),
+    ],
+)
+def test_run_alls_numbers(options: dict, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        batch.run("quick", results=tmp_path, **options)
+
+
+def test_run_alls_parameters_are_one_text() -> None:
+    assert batch.settings("method=SNIP  seed=0,1") == ["method=SNIP", "seed=0,1"]
+    for wrong in (["seed=1"], None, "seed='1"):
+        with pytest.raises(ConfigurationError, match="write name=value with spaces"):
+            batch.settings(wrong)
+
+
 def test_a_papermill_parameter_that_the_notebook_does_not_have() -> None:
     values = dict.fromkeys(PARAMETERS) | {"sparsty": 0.95}
     cells = ["", "sparsity = 0.9", "# Parameters\nsparsty = 0.95\n"]
@@ -311,7 +374,7 @@ def test_a_grid_from_run_to_tables(grid: str, tmp_path: Path) -> None:
     output = trials("run", grid, "--jobs", 2)
     assert "All 2 runs are done." in output
     assert re.search(r"Magnitude  +\S", output)  # the accuracies, unasked
-    assert output.rstrip().endswith(f"trials figures tiny --results {tmp_path / 'out'}")
+    assert output.rstrip().endswith(f"trials figures {grid} --results {tmp_path / 'out'}")
     assert "2/2 done, 0 running, 0 failed, 0 left" in trials("status", grid)
     trials("collect", grid)
     summary = pd.read_csv(tmp_path / "out" / "tiny" / "summary.csv")

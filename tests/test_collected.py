@@ -29,7 +29,8 @@ def write_run(root, method="SNIP", run_id="a_sparsity0.5_epochs2", **values):
     first = row(EPOCHS, epoch=0, train_loss=None, train_accuracy=None)
     run_folder.write_csv(folder / "epochs.csv", [first, row(EPOCHS, epoch=1)], EPOCHS)
     run_folder.write_csv(folder / "layers.csv", [row(LAYERS, layer=n) for n in "ab"], LAYERS)
-    summary = row(SUMMARY, method=method, run_id=run_id, variant="", **values)
+    values = {"variant": "", "sparsity": 0.5, **values}
+    summary = row(SUMMARY, method=method, run_id=run_id, **values)
     run_folder.write_csv(folder / "summary.csv", [summary], SUMMARY)
     return folder
 
@@ -87,12 +88,20 @@ def damage(folder, kind):
         case "no number":
             text = (folder / "epochs.csv").read_text()
             (folder / "epochs.csv").write_text(text.replace("1.5", "1.?"))
+        case "no finite number":
+            text = (folder / "epochs.csv").read_text()
+            (folder / "epochs.csv").write_text(text.replace("1.5", "1e9999999999"))
+        case "another sparsity":
+            text = (folder / "summary.csv").read_text()
+            (folder / "summary.csv").write_text(text.replace("bad", "a_sparsity0.25_seed0"))
 
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
         ("unfinished", "unfinished: no summary.csv"),
+        ("no finite number", "damaged: epochs.csv has no numbers in learning_rate"),
+        ("another sparsity", "damaged: summary.csv has sparsity 0.5, not 0.25"),
         ("no epochs", "damaged: no epochs.csv"),
         ("empty", "damaged: layers.csv: "),
         ("no rows", "damaged: epochs.csv has other columns or no rows"),
@@ -141,6 +150,15 @@ def test_a_copy_of_a_run_is_left_out(tmp_path):
 def test_a_renamed_folder_is_still_its_run(tmp_path):
     write_run(tmp_path, run_id="run").rename(tmp_path / "SNIP" / "other name")
     assert collect(tmp_path).summary["run_id"].tolist() == ["run"]
+
+
+def test_runs_that_are_not_the_grids_are_left_out_by_name(tmp_path):
+    own = write_run(tmp_path)
+    strays = [write_run(tmp_path, run_id="a_sparsity0.5_seed7"), write_run(tmp_path, "synflow2")]
+    found = collect(tmp_path, only={("SNIP", own.name)})
+    assert found.summary["run_id"].tolist() == [own.name]
+    assert [folder for folder, _ in found.left_out] == strays
+    assert all(reason.startswith("none of the grid's runs") for _, reason in found.left_out)
 
 
 def test_runs_of_another_code_version_are_left_out_on_demand(tmp_path):

@@ -125,6 +125,7 @@ def test_numbers_as_notebooks_and_grids_write_them():
     assert (run.seed, run.epochs, run.sparsity, run.batch_size) == (3, 2, 0.5, 7)
     assert all(type(x) is int for x in (run.seed, run.epochs, run.batch_size))
     assert configure("random", sparsity=0).sparsity == 0.0
+    assert configure("random", sparsity=-0.0).run_id == configure("random", sparsity=0).run_id
     assert configure("random", ablation="shuffle + reinit").ablation == "shuffle+reinit"
 
 
@@ -163,6 +164,20 @@ def test_numbers_as_notebooks_and_grids_write_them():
         ({"batch_size": 0}, "batch_size=0 is below 1"),
         ({"seed": -1}, "seed=-1 is below 0"),
         ({"seed": False}, "seed=False is not a whole number"),
+        *(
+            ({name: value}, f"^{name}=.* is not the path of a folder$")
+            for name in ("data_dir", "results_dir")
+            for value in (True, [], math.nan, b"data", "a\0b")
+        ),
+        ({"epochs": 10**60}, r"epochs=1000\d+ is above 1,000,000"),
+        ({"epochs": 10**5000}, "epochs=a number of thousands of digits is above"),
+        ({"device": "cuda:99999999999999999999"}, "device='cuda:9+' is not known"),
+        ({"device": "cuda:١"}, "device='cuda:١' is not known"),
+        (
+            {"dataset": "x" * 100_000},
+            r"^dataset='x{99}… \(100,002 characters\) is not known; choose",
+        ),
+        ({"sparsity": "x" * 100_000}, r"^sparsity='x{99}… .{90,110}$"),
     ],
 )
 def test_bad_input_is_one_error_that_names_it(given_parameters, message):

@@ -48,6 +48,11 @@ def planned(tmp_path: Path, text: str, *settings: str) -> list[Job]:
         ("defaults: {sed: 1}\nruns:\n- {method: SNIP}", ["defaults", "'sed'", "'seed'"]),
         ("runs:\n- {method: SNIP}\nnote: x", ["'note'", "title, description, defaults, runs"]),
         ("runs: [", ["not valid YAML"]),
+        *(
+            (f"runs:\n- {{method: SNIP, seed: {value}}}", ["not valid YAML"])
+            for value in ("!!int x", "!!bool abc", "!!timestamp x", "2020-13-45", "9" * 5000)
+        ),
+        ("runs: " + "[" * 1000 + "]" * 1000, ["not valid YAML", "nested too deep"]),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -101,6 +106,13 @@ def test_a_block_is_the_product_of_its_lists(tmp_path: Path) -> None:
     assert jobs[0].parameters["results_dir"] == str(tmp_path / "out")
 
 
+def test_a_product_in_the_billions_is_an_error_at_once(tmp_path: Path) -> None:
+    many = f"[{', '.join(map(str, range(2000)))}]"
+    text = f"runs:\n- {{method: SNIP, seed: {many}, epochs: {many}, batch_size: {many}}}"
+    with pytest.raises(ConfigurationError, match="block 1 is 8,000,000,000 runs, more than"):
+        planned(tmp_path, text)
+
+
 def test_a_block_overrides_the_defaults(tmp_path: Path) -> None:
     text = "defaults: {seed: 1, method: random}\nruns:\n- {seed: 2}\n- {method: SNIP}"
     jobs = planned(tmp_path, text)
@@ -122,6 +134,7 @@ def test_settings_of_the_command_line(tmp_path: Path) -> None:
         "sparsity": "name=value",
         "spars=1": "sparsity",
         "seed=[1": "YAML",
+        "seed=!!int x": "YAML",
     }.items():
         with pytest.raises(ConfigurationError, match=words):
             grid.overrides([setting])

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import papermill
 import pytest
 
 from common.base.errors import ConfigurationError
-from common.commands import notebooks
+from common.commands import address, notebooks
 from common.models import MODELS
 from common.pruning import METHODS
 from common.results.collected import collect
@@ -89,6 +90,7 @@ def test_form_fields_offer_what_there_is(path):
 
 
 def test_forms_are_written_from_what_there_is_to_choose(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     path = tmp_path / "trials/SNIP/SNIP.ipynb"
     path.parent.mkdir(parents=True)
     path.write_bytes(TRIALS["SNIP"].read_bytes())
@@ -100,6 +102,31 @@ def test_forms_are_written_from_what_there_is_to_choose(tmp_path, monkeypatch):
     assert offered["model"][-1] == "'perceptron'"
     assert offered["variant"] == ["None", "'iterative'", "'force'", "'twice'"]
     assert notebooks.write_forms(tmp_path) == []
+
+
+def test_the_address_stands_in_one_place_and_is_written_everywhere(tmp_path):
+    for name in ("pyproject.toml", "CITATION.cff", "trials/SNIP/SNIP.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    path = tmp_path / "trials/SNIP/SNIP.ipynb"
+    shutil.copy(path, path.with_name("rendered.ipynb"))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert address.read(ROOT) == "", "set once the repository has an address"
+    before = {path: path.read_text() for path in files}
+    home = "https://github.com/somebody/fork"
+    address.write(f"{home}.git", tmp_path)
+    assert len(notebooks.write_forms(tmp_path)) == 2
+    assert all(home in path.read_text() for path in files)
+    cells = read(path.with_name("rendered.ipynb")).cells
+    assert f'\nHOME = "{home}"\n' in cells[1].source
+    where = "/somebody/fork/blob/main/trials/SNIP/SNIP.ipynb)"
+    badges = [line for line in cells[0].source.splitlines() if line.endswith(where)]
+    assert [line[:15] for line in badges] == ["[![Open in Cola", "[![Open in Kagg"]
+    address.write("", tmp_path)
+    notebooks.write_forms(tmp_path)
+    assert {path: path.read_text() for path in files} == before
+    with pytest.raises(ConfigurationError, match="is no repository's"):
+        address.write("github.com/me", tmp_path)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -119,7 +146,6 @@ def test_parameters_are_the_contract_in_plain_literals(method):
     own = tuple(option.name for option in registry.options(method))
     assert tuple(values) == (*PARAMETERS, *own)
     assert configure(method, **values).method == method
-    assert f"trials/{method}/{method}.ipynb" in notebook.cells[0].source
 
 
 @pytest.mark.slow
@@ -177,21 +203,27 @@ def test_the_rendered_copy_is_the_source_executed(source):
     assert not any(place in text for place in (str(ROOT), "/tmp/", "/root/", "/home/"))
 
 
-def notebook(*cells, injected=None):
+def notebook(*cells):
     """Of a set-up cell, a parameters cell and these: text where a cell starts with `#: `."""
     parameters = nbformat.v4.new_code_cell(
-        "seed = 0\nepochs = 2", metadata={"tags": ["parameters"]}
+        "seed = 0  # the stream\nepochs = 2", metadata={"tags": ["parameters"]}
     )
     made = [nbformat.v4.new_code_cell("import sys"), parameters]
-    if injected:
-        tags = {"tags": ["injected-parameters"]}
-        made.append(nbformat.v4.new_code_cell(injected, metadata=tags))
     for cell in cells:
         text = cell.startswith("#: ")
         made.append((nbformat.v4.new_markdown_cell if text else nbformat.v4.new_code_cell)(cell))
     for number, cell in enumerate(c for c in made if c.cell_type == "code"):
         cell.execution_count = number
     return nbformat.v4.new_notebook(cells=made)
+
+
+def executed_with(injected):
+    """The notebook of RAN as papermill left it, its parameters merged."""
+    made = notebook(*RAN)
+    cell = nbformat.v4.new_code_cell(injected, metadata={"tags": ["injected-parameters"]})
+    made.cells.insert(2, cell)
+    notebooks.merge_parameters(made)
+    return made
 
 
 RAN = ("#: Score", "from common import plots\n\nplots.cost( runs )", "x = 1  # why")
@@ -206,14 +238,14 @@ RAN = ("#: Score", "from common import plots\n\nplots.cost( runs )", "x = 1  # w
     ],
 )
 def test_prose_comments_and_imports_are_carried_over(now):
-    rendered, source = notebook(*RAN, injected="seed = 3"), notebook(*now)
+    rendered, source = executed_with("seed = 3"), notebook(*now)
     output = nbformat.v4.new_output("stream", text="1.2")
     rendered.cells[-1].outputs = [output]
     found = notebooks.carry_over(rendered, source)
     code = [cell for cell in found.cells if cell.cell_type == "code"]
-    assert [c.source for c in found.cells if c is not code[2]] == [c.source for c in source.cells]
-    assert code[2].source == "seed = 3"
-    assert [cell.execution_count for cell in code] == [0, 1, 2, 3, 4]
+    source.cells[1].source = "seed = 3  # the stream\nepochs = 2"
+    assert [c.source for c in found.cells] == [c.source for c in source.cells]
+    assert [cell.execution_count for cell in code] == [0, 1, 2, 3]
     assert code[-1].outputs == [output]
 
 
@@ -233,8 +265,8 @@ def test_what_was_computed_otherwise_is_not_carried_over(now, says):
 
 def test_a_default_matters_where_it_was_in_force():
     source = notebook(*RAN)
-    source.cells[1].source = "seed = 7\nepochs = 2"
-    given = notebook(*RAN, injected="seed = 3")
-    assert notebooks.carry_over(given, source).cells[1].source == source.cells[1].source
+    source.cells[1].source = "seed = 7  # the stream\nepochs = 2"
+    given = executed_with("seed = 3")
+    assert notebooks.carry_over(given, source).cells[1].source == given.cells[1].source
     with pytest.raises(ConfigurationError, match="other parameters or defaults"):
         notebooks.carry_over(notebook(*RAN), source)

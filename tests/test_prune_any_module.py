@@ -214,3 +214,48 @@ def test_models_of_any_precision(dtype):
 def test_bad_input(method, options, message):
     with pytest.raises(ConfigurationError, match=message):
         prune(nn.Linear(3, 3), method, **{"sparsity": 0.5, **options})
+
+
+@pytest.mark.parametrize("method", ["synflow", "ntk_sap"])
+def test_a_module_of_tokens_is_told_what_the_method_needs(method):
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(16, 3))
+    options = {"shape": (4,), "initialise": lambda model, generator: None}
+    with pytest.raises(
+        ConfigurationError, match=r"shape \(4,\), .*prune the module behind their emb"
+    ):
+        prune(model, method, 0.5, **options)
+    behind = prune(model[1:], method, 0.5, **options | {"shape": (4, 4)})
+    assert int(behind["2.weight"].sum()) == 24
+
+
+def test_what_cannot_be_pruned():
+    with pytest.raises(ConfigurationError, match=r"model=None is not a torch\.nn\.Module"):
+        prune(None, "magnitude", 0.5)
+    model, batches = nn.Linear(3, 3), [(torch.ones(2, 3), torch.tensor([0, 1]))]
+    with torch.inference_mode():
+        frozen = nn.Linear(3, 3)
+        masks = prune(model, "SNIP", 0.5, batches=batches)
+    assert int((model.weight != 0).sum()) == kept(masks) == 4
+    for call in (lambda: prune(frozen, "magnitude", 0.5), lambda: apply(frozen, masks)):
+        with pytest.raises(ConfigurationError, match=r"was made in torch\.inference_mode"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.full((3, 3), 2),
+        torch.ones(3, 3),
+        [True] * 9,
+        None,
+        torch.ones(3, 3, device="meta").bool(),
+    ],
+    ids=lambda mask: str(getattr(mask, "dtype", mask))[:12],
+)
+def test_what_is_no_mask(mask):
+    with pytest.raises(
+        ConfigurationError, match=r"the mask of weight is .*; a mask is a torch\.bool"
+    ):
+        apply(nn.Linear(3, 3), {"weight": mask})
+    with pytest.raises(ConfigurationError, match="masks are a dictionary"):
+        apply(nn.Linear(3, 3), [mask])

@@ -27,11 +27,7 @@ TABLES = sorted(FIGURES.glob("results/*/*.csv"))
 
 def published() -> dict:
     """The parameters with which figures/rendered.ipynb was made."""
-    cells = nbformat.read(FIGURES / "rendered.ipynb", as_version=4).cells
-    injected = [c for c in cells if "injected-parameters" in c.metadata.get("tags", [])]
-    values = {}
-    exec(injected[0].source, values)
-    return values
+    return nbformat.read(FIGURES / "rendered.ipynb", as_version=4).metadata["given"]
 
 
 def pixels(path):
@@ -190,18 +186,22 @@ def test_a_published_notebook_says_nothing_of_its_machine(tmp_path):
     notebook = nbformat.v4.new_notebook(
         metadata={"papermill": {"input_path": "/somewhere"}, "widgets": {"state": {}}}
     )
-    cell = nbformat.v4.new_code_cell(
-        'seed = 3\ndata_dir = None\nresults_dir = "/somewhere"\nepochs = 2'
+    cell = nbformat.v4.new_code_cell("seed = 0  # a stream\ndata_dir = None\nepochs = None")
+    cell.metadata = {"tags": ["parameters"]}
+    given = nbformat.v4.new_code_cell(
+        '# Parameters\nseed = 3\ndata_dir = None\nresults_dir = "/somewhere"\nepochs = 2'
     )
-    cell.metadata = {"tags": ["injected-parameters"], "papermill": {}, "execution": {}}
+    given.metadata = {"tags": ["injected-parameters"], "papermill": {}, "execution": {}}
     plain = nbformat.v4.new_code_cell("data_dir = 1", metadata={"tags": [], "execution": {}})
-    notebook.cells = [cell, plain]
+    notebook.cells = [cell, given, plain]
     nbformat.write(notebook, tmp_path / "a.ipynb")
     cleaned = publish.cleaned(tmp_path / "a.ipynb")
-    assert cleaned.cells[0].source == "seed = 3\nepochs = 2"
-    assert cleaned.cells[0].metadata == {"tags": ["injected-parameters"]}
+    assert cleaned.cells[0].source == "seed = 3  # a stream\ndata_dir = None\nepochs = 2"
     assert (cleaned.cells[1].source, cleaned.cells[1].metadata) == ("data_dir = 1", {})
-    assert set(cleaned.metadata) == {"language_info"}
+    assert cleaned.metadata == {
+        "language_info": {"name": "python"},
+        "given": {"seed": 3, "epochs": 2},
+    }
     assert "/somewhere" not in json.dumps(cleaned)
 
 
@@ -228,8 +228,8 @@ def test_a_rendered_study_is_its_source_executed(notebook):
 def test_a_rendered_notebook_has_the_parameters_of_the_command(notebook):
     path = notebook("seed = 0")
     assert main(["render", str(path), "-p", "seed=3", "-p", "dataset=cifar10"]) == 0
-    injected = nbformat.read(path.with_name("rendered.ipynb"), as_version=4).cells[0]
-    assert injected.source == '# Parameters\nseed = 3\ndataset = "cifar10"'
+    given = nbformat.read(path.with_name("rendered.ipynb"), as_version=4).metadata["given"]
+    assert given == {"seed": 3, "dataset": "cifar10"}
 
 
 def test_a_notebook_is_rendered_with_one_value_of_a_parameter(notebook, capsys):

@@ -112,6 +112,10 @@ def test_a_run_comes_back_from_its_parameters_and_names_tell_runs_apart(one, oth
         ("SNIP", {"steps": 2}, "SNIP has no parameter 'steps'; it is one of made_up"),
         ("SNIP", {"sparcity": 0.5}, "SNIP has no parameter 'sparcity'"),
         ("mad_up", {}, "method='mad_up'.*did you mean 'made_up'"),
+        ("made_up", {"strength": 10**5000}, "strength=a number of thousands of digits is not a"),
+        ("lottery_ticket", {"rewind_epoch": "9" * 5000 + "it"}, "^rewind_epoch='9+… .* is neither"),
+        ("lottery_ticket", {"rewind_epoch": 10**400}, "rewind_epoch=10+… .* is neither"),
+        ("filter_lasso", {"penalty": 10**400}, "penalty=10+… .* is not a number from 0 on"),
     ],
 )
 def test_bad_input_is_one_error_that_names_it(method, given_options, message):

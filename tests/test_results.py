@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -157,9 +158,12 @@ def test_the_code_version_is_the_commit_and_marks_changed_code(
     monkeypatch.setattr(version, "ROOT", tmp_path)
     version_now = code_version.__wrapped__  # not the cache
     assert version_now() == "unknown"
+    path = tmp_path / "trials/grasp/grasp.ipynb"
     for name in ("common/a.py", "trials/grasp/grasp.ipynb", "trials/grasp/rendered.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("one")
+    cell = nbformat.v4.new_code_cell("scores = run.score()")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     git("init", "--quiet")
     git("add", ".")
     git("commit", "--quiet", "-m", "one")
@@ -167,7 +171,13 @@ def test_the_code_version_is_the_commit_and_marks_changed_code(
     (tmp_path / "README.md").write_text("no code")
     (tmp_path / "trials/grasp/rendered.ipynb").write_text("executed")
     assert version_now() == commit
-    (tmp_path / "trials/grasp/grasp.ipynb").write_text("two")
+    # Run and saved, which is no change of the code; then changed.
+    cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="0.5")], 7
+    about = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {"a": 1}}}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=about), path)
+    assert version_now() == commit
+    cell.source += "  # twice"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     assert version_now() == f"{commit}+"
     git("checkout", "trials/grasp/grasp.ipynb")
     (tmp_path / "common/b.py").write_text("new")
@@ -212,6 +222,16 @@ def test_another_repositorys_commit_is_not_the_code_version(
     monkeypatch.setenv("TRIALS_CODE_VERSION", "0123456")
     with pytest.raises(ConfigurationError, match=f"but .* is at commit {expected}"):
         version_now()
+
+
+def test_what_pip_fetched_from_a_repository_is_of_that_commit(copied: Path) -> None:
+    about = copied / "pruning_at_initialization-1.0.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Name: pruning-at-initialization\nVersion: 1.0.0\n")
+    assert code_version.__wrapped__() == "unknown", "from a folder or an archive"
+    told = {"url": "https://github.com/me/it", "vcs_info": {"vcs": "git", "commit_id": "0a" * 20}}
+    (about / "direct_url.json").write_text(json.dumps(told))
+    assert code_version.__wrapped__() == "0a" * 6
 
 
 @pytest.mark.usefixtures("copied")

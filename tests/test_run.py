@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import assert_same_tables, carry_out, tables, untimed
 
-from common import datasets
+from common import datasets, plots
 from common.base.errors import ConfigurationError
 from common.base.seeding import generator
 from common.models import initialise
@@ -84,6 +84,7 @@ def test_a_run_of_every_method(tmp_path, method):
 
 def test_no_epochs_prunes_and_reports(tmp_path):
     run = carry_out(configured(tmp_path, "synflow", sparsity=0.99, epochs=0))
+    plots.training_curves(run.epochs())  # a figure of one point
     found = tables(run.experiment.folder)
     (summary,) = found["summary"].to_dict("records")
     assert summary["parameters_kept"] == round(0.01 * PRUNABLE)

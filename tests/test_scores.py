@@ -428,6 +428,15 @@ def test_random_scores_are_uniform_and_follow_their_generator(residual):
     assert (counts - 9000).abs().max() < 5 * (9000 * 0.9) ** 0.5
 
 
+def test_squares_of_small_weights_are_taken_in_float64():
+    model = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1e-30], [3e-30]]))
+    found = scores.synflow_l2(model, Context(shape=(1,)))["weight"].flatten()
+    expected = model.weight.detach().double().flatten() ** 2  # 1e-60: zero in float32
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_nobody_who_writes_a_score_need_think_of_whose_tensors_it_returns():
     model = nn.Linear(8, 4)
     before = model.weight.detach().clone()

@@ -110,7 +110,7 @@ def test_a_reader_chooses_a_method_reads_a_value_and_follows_its_link(site, brow
     page = context.new_page()
     requests, errors = [], []
     page.on("request", lambda request: requests.append(request.url))
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))
     page.goto((site / EXPLORER).as_uri())
     page.wait_for_selector("[data-drawn]")
     data = json.loads(page.locator("#explorer-data").text_content())

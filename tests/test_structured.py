@@ -747,8 +747,8 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
     figure = filter_plots.filter_variants(longer)
     assert "sparse" not in "".join(text.get_text() for text in figure.legends[0].get_texts())
     assert "16 epochs of training" in " ".join(figure.get_supxlabel().split())
-    assert work.lines[0].get_xdata().tolist() == pytest.approx([50, 20])
-    assert work.lines[6].get_xdata().tolist() == [100, 100]
+    assert work.lines[0].get_xdata().tolist() == pytest.approx([50, 80])
+    assert work.lines[6].get_xdata().tolist() == [0, 0]
     times = [
         {"method": "filter_lasso", "run_id": name, "device": device, "network": network}
         | {"latency_ms_1": 4.0 * share, "latency_ms_128": 8.0 * share}

@@ -209,6 +209,14 @@ def test_where_nothing_can_be_written_any_more_the_sweep_gives_up(batch: Batch) 
 
 
 @slow
+def test_braces_in_a_path_are_no_parameters(tmp_path: Path) -> None:
+    home = tmp_path / "{seed} {}"
+    notebook = sweep_stub.write_notebook(home / "stub" / "stub.ipynb")
+    (job,) = sweep_stub.make_jobs(home / "results", notebook, [("finish", 0)])
+    assert execute.execute(job).state == "done"
+
+
+@slow
 def test_a_killed_worker_takes_its_kernel_along_and_the_batch_goes_on(batch: Batch) -> None:
     sweep = batch.start(("daemon", 600), ("finish", 0), workers=1)
     wait_for(lambda: batch.executions(0))

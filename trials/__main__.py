@@ -410,6 +410,40 @@ def forms() -> None:
         console().print(str(path.relative_to(ROOT)), soft_wrap=True)
 
 
+@cli.command(short_help="set the repository's address, everywhere")
+@click.argument("url", metavar="URL")
+def address(url: str) -> None:
+    """Write the repository's address into pyproject.toml, CITATION.cff, and the set-up cells and
+    badges of all notebooks; with "" take it out.
+
+    URL: https://github.com/you/name
+    """
+    from common.commands import address, notebooks
+
+    address.write(url)
+    changed = notebooks.write_forms()
+    console().print(
+        f"{url or 'no address'}: pyproject.toml, CITATION.cff, {len(changed)} notebooks"
+    )
+
+
+@cli.command(short_help="a new method: its score, its notebook, its registration")
+@click.argument("name", metavar="NAME")
+def new(name: str) -> None:
+    """Begin a method: a score to write, registered, with a notebook that tells its story."""
+    from common.commands import new_method
+
+    written = new_method.create(name)
+    for path in written:
+        console().print(str(path.relative_to(ROOT)), soft_wrap=True)
+    console().print(
+        f"Write its score in {written[0].relative_to(ROOT)}, tell its story in the notebook, and "
+        f"run it beside random: {PROGRAM} run quick -p method=random,{name}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
 @cli.command("list", short_help="methods, variants, protocols, grids")
 def listing() -> None:
     """Say what there is to run."""

@@ -1,5 +1,5 @@
-"""Keeps committed notebooks in step with the code: the choices of their forms, and the prose and
-imports of their rendered copies."""
+"""Keeps committed notebooks in step with the code: the choices of their forms, the address that
+they are fetched from, and the prose and imports of their rendered copies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ast
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import nbformat
@@ -16,6 +16,7 @@ from nbformat import NotebookNode
 from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
 from common.base.paths import ROOT
+from common.commands import address
 from common.datasets import DATASETS
 from common.models import MODELS
 from common.pruning.ablations import ABLATIONS
@@ -27,6 +28,11 @@ from common.training.protocols import PROTOCOLS
 
 RENDERED = "rendered.ipynb"
 FIELD = re.compile(r"(\w+ = .*?  # @param )(\[.*?\])((?: \{.*\})?)")
+ASSIGNED = re.compile(r"(\w+) = (.*?)((?:  # .*)?)")
+HOME = re.compile(r'^HOME = ".*?"', re.MULTILINE)
+BADGES = re.compile(r"^(# .*\n)\n(?:\[!\[Open in .*\n)*\n?")
+COLAB = "https://colab.research.google.com"
+KAGGLE = "https://kaggle.com"
 
 
 def sources(root: Path = ROOT) -> list[Path]:
@@ -67,25 +73,44 @@ def choices(name: str, root: Path = ROOT) -> dict[str, list[str]]:
     }
     own = {option.name: option.read for option in registry.options(name)}
     known |= {n: read.choices for n, read in own.items() if hasattr(read, "choices")}
-    if name in registry.names():
-        known["variant"] = registry.variants(name)
+    known["variant"] = registry.variants(name) if name in registry.names() else ("",)
     return {parameter: list(filter(None, values)) for parameter, values in known.items()}
 
 
 def write_forms(root: Path = ROOT) -> list[Path]:
-    """Write into every source notebook what its forms offer today; returns those that changed."""
-    changed = []
-    for path in sources(root):
+    """Write into every source notebook what its forms offer today, and into these and their
+    rendered copies the repository's address; returns those that changed."""
+    home, changed = address.read(root), []
+    own = [(source, path) for source in sources(root) for path in (source, rendered_copy(source))]
+    for source, path in [(source, path) for source, path in own if path.is_file()]:
         notebook = nbformat.read(path, as_version=4)
         before = copy.deepcopy(notebook)
-        known = choices(path.stem, root)
-        for cell in notebook.cells:
-            if "parameters" in cell.metadata.get("tags", []):
+        show_address(notebook, home, source.relative_to(root).as_posix())
+        known = choices(source.stem, root)
+        for cell in notebook.cells if path == source else ():
+            if _is(cell, "parameters"):
                 cell.source = "\n".join(_offering(line, known) for line in cell.source.splitlines())
         if notebook != before:
             write(notebook, path)
             changed.append(path)
     return changed
+
+
+def show_address(notebook: NotebookNode, home: str, place: str) -> None:
+    """Write the repository's address `home` into the notebook at `place` in it: into the set-up
+    cell, and as badges below the title; none where there is no address yet."""
+    title, setup = notebook.cells[:2]
+    setup.source = HOME.sub(f'HOME = "{home}"', setup.source)
+    badges = ""
+    if home:
+        name = home.removeprefix("https://github.com/")
+        colab = f"{COLAB}/github/{name}/blob/main/{place}"
+        kaggle = f"{KAGGLE}/kernels/welcome?src={home}/blob/main/{place}"
+        badges = (
+            f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({colab})\n"
+            f"[![Open in Kaggle]({KAGGLE}/static/images/open-in-kaggle.svg)]({kaggle})\n\n"
+        )
+    title.source = BADGES.sub(lambda match: f"{match[1]}\n{badges}", title.source)
 
 
 def _offering(line: str, known: Mapping[str, list[str]]) -> str:
@@ -108,11 +133,9 @@ def computation(notebook: NotebookNode) -> list[str]:
     """What each code cell computes, from the third on (set-up and parameters come before), without
     what may change and leave its outputs true: comments, form, and where a name is imported from.
 
-    Cells with injected parameters are left out. `plots.cost(runs)` and, with another import,
-    `cost(runs)` are the same.
+    `plots.cost(runs)` and, with another import, `cost(runs)` are the same.
     """
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    trees = [ast.parse(cell.source) for cell in code if not _is(cell, "injected-parameters")]
+    trees = [ast.parse(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
     imported = {
         alias.asname or alias.name.partition(".")[0]: alias.name.rpartition(".")[2]
         for tree in trees
@@ -123,6 +146,34 @@ def computation(notebook: NotebookNode) -> list[str]:
     return [ast.unparse(_WithoutImports(imported).visit(tree)) for tree in trees[2:]]
 
 
+def merge_parameters(notebook: NotebookNode, hidden: Sequence[str] = ()) -> None:
+    """Put the values that papermill injected into the parameters cell, in place: a reader sees the
+    values used, once. `notebook.metadata.given` keeps them, but those of the names `hidden`."""
+    cells = notebook.cells
+    for injected in [cell for cell in cells if _is(cell, "injected-parameters")]:
+        values = {name: ast.literal_eval(value) for name, value in _values(injected).items()}
+        given = {name: value for name, value in values.items() if name not in hidden}
+        notebook.metadata["given"] = given
+        cells.remove(injected)
+        for cell in cells:
+            if _is(cell, "parameters"):
+                cell.source = with_values(cell.source, given)
+
+
+def with_values(parameters: str, given: Mapping[str, object]) -> str:
+    """A parameters cell's source with these values in place of the defaults."""
+
+    def line(text: str) -> str:
+        match = ASSIGNED.fullmatch(text)
+        if not match or match[1] not in given:
+            return text
+        value = given[match[1]]
+        written = json.dumps(value) if isinstance(value, str) else repr(value)
+        return f"{match[1]} = {written}{match[3]}"
+
+    return "\n".join(map(line, parameters.splitlines()))
+
+
 def carry_over(rendered: NotebookNode, source: NotebookNode) -> NotebookNode:
     """The rendered notebook with the source's prose, comments and imports, and its own outputs.
 
@@ -130,8 +181,6 @@ def carry_over(rendered: NotebookNode, source: NotebookNode) -> NotebookNode:
     was executed with parameters whose defaults have changed since.
     """
     old = [cell for cell in rendered.cells if cell.cell_type == "code"]
-    injected = next((cell for cell in old if _is(cell, "injected-parameters")), None)
-    old = [cell for cell in old if cell is not injected]
     new = [cell for cell in source.cells if cell.cell_type == "code"]
     before, now = computation(rendered), computation(source)
     for number, (ours, theirs) in enumerate(zip(before, now, strict=False), 3):
@@ -139,8 +188,8 @@ def carry_over(rendered: NotebookNode, source: NotebookNode) -> NotebookNode:
             raise ConfigurationError(f"code cell {number} computes something else than its source")
     if len(before) != len(now):
         raise ConfigurationError(f"{len(old)} code cells, its source has {len(new)}")
-    given = _values(injected) if injected else {}
-    if _values(old[1]) | given != _values(new[1]) | given:
+    parameters = with_values(new[1].source, rendered.metadata.get("given", {}))
+    if ast.unparse(ast.parse(old[1].source)) != ast.unparse(ast.parse(parameters)):
         raise ConfigurationError("its source has other parameters or defaults")
     executed = iter(old)
     cells = []
@@ -148,9 +197,9 @@ def carry_over(rendered: NotebookNode, source: NotebookNode) -> NotebookNode:
         if cell.cell_type == "code":
             ran = next(executed)
             cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+        if _is(cell, "parameters"):
+            cell.source = parameters
         cells.append(cell)
-        if _is(cell, "parameters") and injected:
-            cells.append(injected)
     result = copy.deepcopy(rendered)
     result.cells = cells
     return result

@@ -27,7 +27,13 @@ from common.base.files import write_atomically
 from common.base.paths import ROOT
 from common.base.version import is_commit
 from common.commands import hours
-from common.commands.notebooks import RENDERED, is_source, rendered_copy, write
+from common.commands.notebooks import (
+    RENDERED,
+    is_source,
+    merge_parameters,
+    rendered_copy,
+    write,
+)
 from common.results import collected, reference
 from common.results.collected import Keys
 from common.sweep.execute import run_notebook
@@ -161,7 +167,7 @@ def with_findings(text: str, findings: Mapping[str, str]) -> str:
 
 def cleaned(path: Path) -> nbformat.NotebookNode:
     """An executed notebook without what only its machine and its moment needed: times, widgets,
-    versions of the kernel, folders among the parameters."""
+    versions of the kernel, folders among the parameters; these with the values used."""
     notebook = nbformat.read(path, as_version=4)
     for key in ("papermill", "widgets"):
         notebook.metadata.pop(key, None)
@@ -171,9 +177,7 @@ def cleaned(path: Path) -> nbformat.NotebookNode:
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags"):
             cell.metadata.pop("tags", None)
-        elif "injected-parameters" in cell.metadata["tags"]:
-            lines = cell.source.splitlines()
-            cell.source = "\n".join(line for line in lines if not line.startswith(_PLACES)).rstrip()
+    merge_parameters(notebook, hidden=_PLACES)
     return notebook
 
 

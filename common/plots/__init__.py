@@ -11,6 +11,8 @@ by_sparsity(numbers)                                        one of them as a pag
 beside_published(summary, reference), published_table(both) ours beside published numbers
 orders_compared(both), orders_table(orders)                 and the order of methods
 key_value_table(rows)       a table of names and values
+drawing(run)                draws in the run's colours, and never fails
+outcome(run)                what it came to, beside dense and random networks
 settings(summary)     the parts of a summary that may share a figure
 save(figure, folder, name)                                  PNG and SVG
 """
@@ -32,6 +34,7 @@ from common.plots.comparison import (
 from common.plots.effects import against_random, effects
 from common.plots.layers import layer_densities, scores_by_layer_size
 from common.plots.one_run import concentration, mask_image, predicted_densities, score_histograms
+from common.plots.outcome import drawing, outcome
 from common.plots.runs import cost, training_curves
 from common.plots.style import save
 from common.plots.tables import ablations, key_value_table, network_name, settings
@@ -46,6 +49,7 @@ __all__ = [
     "by_sparsity",
     "concentration",
     "cost",
+    "drawing",
     "effects",
     "key_value_table",
     "layer_densities",
@@ -55,6 +59,7 @@ __all__ = [
     "network_name",
     "orders_compared",
     "orders_table",
+    "outcome",
     "predicted_densities",
     "published_table",
     "random_compared",

@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from common.base.errors import ConfigurationError
 from common.plots import style, tables
 
+NAMED_OFF, OFF = 8, 1.5
 PANELS = 4  # sparsities shown at most, unless asked for
 
 
@@ -81,9 +82,10 @@ def scores_by_layer_size(
     """Mean score of each layer against its number of weights, both logarithmic, a panel per method.
 
     The line is R / size: every layer's scores sum to the same R, as SynFlow's do (Tanaka et al.
-    2020, theorem 2). Negative means are drawn hollow by their absolute value; means of exactly zero
-    are crossed at the lower edge. Without a summary, `layers` is one run's table, `method` its hue
-    and title. With it: its unmodified runs at the sparsity nearest to 0.9. Raises
+    2020, theorem 2). R is the median of the layers'; those that lie off the line are named, as the
+    first and the last. Negative means are drawn hollow by their absolute value; means of exactly
+    zero are crossed at the lower edge. Without a summary, `layers` is one run's table, `method` its
+    hue and title. With it: its unmodified runs at the sparsity nearest to 0.9. Raises
     ConfigurationError as `layer_densities` does.
     """
     if summary is None:
@@ -113,8 +115,8 @@ def scores_by_layer_size(
             total = (size * mean.abs())[mean != 0].median()
             ends = np.array([size.min(), size.max()], dtype=float)
             axes.plot(ends, total / ends, color=style.GREY, lw=1.0, zorder=1)
-        for _, end in part.iloc[[0, -1]].iterrows() if len(methods) == 1 else ():
-            _name_point(axes, end)
+        for place in _to_name(part) if len(methods) == 1 else ():
+            _name_point(axes, part.iloc[place])
         if pair[0]:
             axes.set_title(style.method_label(*pair), color=hue, weight="bold")
     handles = [Line2D([], [], color=style.GREY, lw=1.0, label="R / size: every layer sums to R")]
@@ -158,6 +160,16 @@ def _panels(
     return figure, list(grid.flat[:count])
 
 
+def _to_name(layers: pd.DataFrame) -> list[int]:
+    """The places of the first layer, the last, and up to NAMED_OFF whose sum of scores is the
+    farthest from the median of all, by a factor of more than OFF."""
+    sums = (layers["size"] * layers["score_mean"].abs()).to_numpy()
+    with np.errstate(divide="ignore"):
+        off = np.abs(np.log(sums / np.median(sums[sums > 0]))) if sums.any() else 0 * sums
+    farthest = np.argsort(-off)[:NAMED_OFF]
+    return sorted({0, len(sums) - 1, *(int(n) for n in farthest if off[n] > np.log(OFF))})
+
+
 def _name_point(axes: Axes, layer: pd.Series) -> None:
     """The layer's name beside its dot."""
     if not layer["score_mean"]:
@@ -171,6 +183,7 @@ def _density_axes(axes: Axes, densities: pd.Series, crosses: int) -> float:
     """A log axis that holds all densities and, below them, a strip for rows of crosses; returns the
     strip's height as a fraction of the axis."""
     top, low = 1.4, densities[densities > 0].min() / 1.6
+    low = 0.01 if np.isnan(low) else low  # no weight is left anywhere
     strip = (0.03 + 0.05 * crosses) if crosses else 0.0
     bottom = low / (top / low) ** (strip / (1 - strip))
     axes.set_yscale("log")

@@ -29,13 +29,18 @@ def training_curves(
 ) -> Figure:
     """Test accuracy and training loss (logarithmic) against epoch.
 
-    Without a summary, `epochs` is one run's table, `method` its hue. With it: a row of panels per
+    What was not trained at all has no curve, and is said in words. Without a summary, `epochs` is
+    one run's table, `method` its hue. With it: a row of panels per
     ablation, a line per method and run, at the sparsity nearest to `sparsity`, the dense runs in
     black; lines that coincide are drawn side by side. Raises ConfigurationError for an empty table
     or several networks.
     """
+    trained = epochs["epoch"].max() > 0
     if summary is None:
         run = tables.single_run(epochs, "epochs", method)
+        if not trained:
+            accuracy = run["test_accuracy"].iloc[0]
+            return style.sentence(f"Not trained: {accuracy:.1f} % test accuracy, as it was pruned.")
         figure = style.new_figure(3.1)
         look = {"color": style.colour(run["method"].iloc[0]), "marker": ".", "linewidth": 1.2}
         for axes, column in zip(figure.subplots(1, 2), LABELS, strict=True):
@@ -46,6 +51,8 @@ def training_curves(
     level = tables.nearest(runs["sparsity"], sparsity)
     runs = runs[(runs["sparsity"] == level) | tables.is_dense(runs)]
     rows = tables.joined(epochs, runs)
+    if not trained:
+        return style.sentence("No training curves: no run was trained (epochs=0).")
     pruned, dense = rows[~tables.is_dense(rows)], rows[tables.is_dense(rows)]
     shown = tables.ablations(pruned) or ["none"]
     figure = style.new_figure(0.9 + 2.2 * len(shown))
@@ -89,9 +96,14 @@ def cost(summary: pd.DataFrame) -> Figure:
         "Scoring and masking (s)": pruned["prune_seconds"],
         "The same in epochs of training": pruned["prune_seconds"] / trained.where(trained > 0),
     }
+    values = {label: column for label, column in values.items() if (column > 0).any()}
+    if not values:
+        return style.sentence("No times: nothing was pruned.")
     methods, devices = tables.methods(pruned), sorted(pruned["device"].unique())
     figure = style.new_figure(0.9 + len(devices) * (0.7 + 0.3 * len(methods)))
-    grid = figure.subplots(max(len(devices), 1), 2, sharex="col", sharey=True, squeeze=False)
+    grid = figure.subplots(
+        max(len(devices), 1), len(values), sharex="col", sharey=True, squeeze=False
+    )
     for row, device in zip(grid, devices, strict=False):
         there = pruned[pruned["device"] == device]
         row[0].set_title(device, loc="left")
@@ -127,6 +139,8 @@ def _draw(axes: Axes, lines: list[tuple[pd.DataFrame, dict]], column: str) -> No
     drawn: list[pd.Series] = []
     for place, (run, look) in enumerate(lines):
         values = run.sort_values("epoch").dropna(subset=[column]).set_index("epoch")[column]
+        if values.empty:  # no training, no loss
+            continue
         few, step = len(values) <= FEW, max(len(values) // MARKS, 1)
         beside = sum(_coincide(values, other, column) for other in drawn)
         drawn.append(values)
@@ -142,7 +156,7 @@ def _draw(axes: Axes, lines: list[tuple[pd.DataFrame, dict]], column: str) -> No
     axes.autoscale_view()
     if column == "test_accuracy":
         axes.set_ylim(0, 102)
-    else:
+    elif drawn:
         axes.set_yscale("log")
         style.plain_log_ticks(axes.yaxis)
 

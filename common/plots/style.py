@@ -159,6 +159,15 @@ def new_figure(height: float, width: float = WIDTH) -> SelfDisplayingFigure:
     return SelfDisplayingFigure(figsize=(width, height), layout="constrained")
 
 
+@styled
+def sentence(text: str) -> SelfDisplayingFigure:
+    """A figure that says in words why there is none."""
+    lines = textwrap.wrap(text, 130)[:8]
+    figure = SelfDisplayingFigure(figsize=(WIDTH, 0.3 + 0.2 * len(lines)))
+    figure.text(0.01, 0.5, "\n".join(lines), va="center", color=GREY)
+    return figure
+
+
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
     """A legend above all panels, in as many columns as fit the figure's width."""
     look = {"loc": "outside upper left", "handlelength": 2.8, "columnspacing": 1.4}

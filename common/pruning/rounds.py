@@ -89,6 +89,7 @@ def prune_ablated(
     ablation: str,
     seed: int,
     first: Scores | None = None,
+    observe: Callable[[Round], None] | None = None,
 ) -> Masks:
     """`prune_rounds` with an ablation (see ablations.py): on the scores of every round, on the
     final masks, or on the weights that these are applied to.
@@ -104,9 +105,8 @@ def prune_ablated(
     with _as_it_was(model) if "weights" in ablated else contextlib.nullcontext():
         # A shuffled mask keeps weights that the rounds set to zero.
         dense = _copies(prunable(model)) if "masks" in ablated else {}
-        masks = prune_rounds(
-            model, method, sparsity, context, transform=ablated.get("scores"), first=first
-        )
+        rounds = {"transform": ablated.get("scores"), "first": first, "observe": observe}
+        masks = prune_rounds(model, method, sparsity, context, **rounds)
         if "masks" in ablated:
             masks = ablated["masks"](masks, generator(seed, "mask shuffle"))
             masks = masking.like_weights(model, masks)

@@ -6,16 +6,17 @@ import contextlib
 import datetime
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 from torch import nn
+from tqdm.auto import tqdm
 
 from common import datasets
 from common.base import environment
 from common.pruning import Masks, diagnostics, save_masks
-from common.pruning.rounds import prune_ablated
+from common.pruning.rounds import Round, prune_ablated
 from common.pruning.scores import Context, Scores
 from common.results import run_folder, schema
 from common.runs import record
@@ -25,6 +26,8 @@ from common.runs.record import Conditions
 from common.runs.registry import find_method
 from common.training import protocols
 from common.training.callbacks import History
+
+REPORT_SECONDS = 2.0  # between two reports of the rounds
 
 
 class Run:
@@ -79,7 +82,7 @@ class Run:
         """Prune the model by the method and the run's ablation; returns the masks."""
         if self.scores is None:
             self.score()
-        with self._timed():
+        with self._timed(), self._rounds() as observe:
             self.masks = prune_ablated(
                 self.model,
                 self.method,
@@ -88,6 +91,7 @@ class Run:
                 self.experiment.ablation,
                 self.experiment.seed,
                 self.scores,
+                observe,
             )
         self.keep_masks()
         return self.masks
@@ -116,7 +120,17 @@ class Run:
         return pd.DataFrame(self.history.rows, columns=schema.EPOCHS)
 
     def layers(self) -> pd.DataFrame:
-        """A row per prunable layer, first to last: the columns of layers.csv."""
+        """A row per prunable layer, first to last: the columns of layers.csv. Says so where a layer
+        has no weight left."""
+        table = self._layers()
+        if len(empty := table.loc[table["kept"] == 0, "layer"]):
+            print(
+                f"Note: no weight is left in {len(empty)} of {len(table)} layers "
+                f"({', '.join(empty)}); nothing gets through them."
+            )
+        return table
+
+    def _layers(self) -> pd.DataFrame:
         flops = diagnostics.multiply_adds(self.model, self.network.data.spec.shape)
         return record.layers(self.model, self.masks, self.scores, flops)
 
@@ -124,13 +138,15 @@ class Run:
         """What came of the run: the columns of summary.csv."""
         shape = self.network.data.spec.shape
         effective = diagnostics.effective_masks(self.model, self.masks, shape)
-        told = self.layers(), effective, self.history, self.prune_seconds
+        told = self._layers(), effective, self.history, self.prune_seconds
         return record.summary(self.experiment, self.conditions, *told)
 
     def save(self) -> pd.DataFrame:
         """Write layers.csv, epochs.csv and, last, summary.csv; returns the summary's row."""
         folder, summary = self.experiment.folder, self.summary()
-        run_folder.write_csv(folder / "layers.csv", self.layers().to_dict("records"), schema.LAYERS)
+        run_folder.write_csv(
+            folder / "layers.csv", self._layers().to_dict("records"), schema.LAYERS
+        )
         run_folder.write_csv(folder / "epochs.csv", self.history.rows, schema.EPOCHS)
         if self.history.top5:
             run_folder.write_csv(folder / "top5.csv", self.history.top5, schema.TOP5.columns)
@@ -173,6 +189,22 @@ class Run:
         yield
         environment.synchronize(self.conditions.device)
         self.prune_seconds += time.perf_counter() - started
+
+    @contextlib.contextmanager
+    def _rounds(self) -> Iterator[Callable[[Round], None]]:
+        """What tells onlookers how many rounds of scoring are over, now and then."""
+        total, told = self.method.iterations, time.monotonic()
+        hidden = total == 1 or not environment.person_watches()
+        with tqdm(total=total, desc="Scoring", unit="round", disable=hidden) as bar:
+
+            def over(done: Round) -> None:
+                nonlocal told
+                bar.update()
+                if total > 1 and time.monotonic() - told > REPORT_SECONDS:
+                    self._report(f"round {done.step}/{total}")
+                    told = time.monotonic()
+
+            yield over
 
     def _report(self, stage: str) -> None:
         run_folder.write_progress(self.experiment.folder, stage, 0, self.experiment.epochs, None)

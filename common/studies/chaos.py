@@ -53,20 +53,23 @@ class Case:
         return replace(method, images_per_class=images)
 
 
-def in_rounds(method: str, variant: str = "", most: int = 100) -> list[Case]:
-    """A method in 1, 2, 5, 10, 20 and 100 rounds, up to `most`."""
-    return [Case(method, variant, rounds) for rounds in (1, 2, 5, 10, 20, 100) if rounds <= most]
-
-
-CASES = (
-    *in_rounds("SNIP", "iterative"),
-    *in_rounds("SNIP", "force"),
-    *in_rounds("grasp", most=20),
-    *in_rounds("prospr", most=20),
-    *in_rounds("ntk_sap", most=20),
-    *in_rounds("synflow"),
+# Method, variant: every one that can be scored in rounds, SynFlow and NTK-SAP without data.
+METHODS = (
+    *(("SNIP", "iterative"), ("SNIP", "force"), ("grasp", ""), ("prospr", "")),
+    *(("synflow", ""), ("ntk_sap", "")),
 )
-TRAINED = (Case("SNIP", "iterative"), Case("SNIP", "iterative", 20), Case("synflow", "", 20))
+TRAINED = (Case("SNIP", "iterative"), Case("SNIP", "iterative", 20))
+# What may decide at which compression SNIP empties a layer: each changed alone.
+SCORINGS = (
+    Case("SNIP", "", 1, 10),
+    Case("SNIP", "", 1, 10, "eval"),
+    Case("SNIP", "iterative", 10, 1),
+    Case("SNIP", "iterative", 100, 1),
+    Case("SNIP", "iterative", 100, 1, "eval"),
+    Case("SNIP", "iterative", 100, 1, new_images=True),
+    Case("SNIP", "force", 100, 1),
+    Case("SNIP", "force", 100, 1, "eval"),
+)
 UNIT = (*vars(Case("")), "exponent", "seed", "relative", *SETTING)
 MASKS = (*UNIT, "layer", "size", "kept", "shared", *PROVENANCE)
 # Trained with: (the mask of the weights, or of the perturbed ones; which weights are trained)

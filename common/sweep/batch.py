@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from common.base.errors import ConfigurationError, unknown
+from common.base.errors import ConfigurationError, shown, unknown
 from common.base.files import make_writable
 from common.base.paths import GRIDS, TRIALS, default_results
 from common.base.version import code_version, is_commit
@@ -151,6 +151,18 @@ def _show_next(
             told += ["--results", str(results)]
         command = shlex.join(["figures", name, *told])
         console.print(f"Next, its figures: {program} {escape(command)}", soft_wrap=True)
+
+
+def settings(text: object) -> list[str]:
+    """`method=SNIP seed=0,1`, as a notebook has them -> ["method=SNIP", "seed=0,1"]. Raises
+    ConfigurationError."""
+    try:
+        return shlex.split(text if isinstance(text, str) else "'")
+    except ValueError as error:  # a quotation that does not end
+        raise ConfigurationError(
+            f"parameters={shown(text)}: write name=value with spaces between, in one text, such as "
+            '"method=SNIP,synflow seed=0,1"'
+        ) from error
 
 
 def seconds(time_budget: str) -> float:

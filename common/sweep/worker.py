@@ -60,8 +60,8 @@ def execute(task: dict) -> None:
 
     papermill_io.register(task["output"], Whole())
     papermill.execute_notebook(
-        task["notebook"],
-        task["output"],
+        _literal(task["notebook"]),
+        _literal(task["output"]),
         parameters=task["parameters"],
         progress_bar=False,
         stdout_file=sys.stdout,
@@ -69,6 +69,11 @@ def execute(task: dict) -> None:
         kernel_manager_class=Kernel,
         shutdown_kernel="immediate",  # the results are on disk; nothing to wait for
     )
+
+
+def _literal(path: str) -> str:
+    """The path as papermill is to be told it, which fills parameters in where it sees braces."""
+    return path.replace("{", "{{").replace("}", "}}")
 
 
 def describe(error: Exception) -> str:
