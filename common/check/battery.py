@@ -114,8 +114,10 @@ class Battery:
     def summary(self) -> pd.DataFrame:
         """A row a run, the method's own first: rows of summary.csv. Raises ConfigurationError where
         there are none."""
-        found = collected.collect(self.root)
-        return pd.concat([found.summary, self.published], ignore_index=True)
+        own = collected.collect(self.root).summary
+        # An empty table has no types, and would take the other's away.
+        both = [own, self.published] if len(self.published) else [own]
+        return pd.concat(both, ignore_index=True)
 
     def networks(self, number: int = 3) -> list[Network]:
         """The networks of the first setting and its first seeds, before any pruning."""
