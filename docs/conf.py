@@ -22,6 +22,8 @@ from common.pruning import METHODS  # noqa: E402
 
 NAME = os.environ.get("GITHUB_REPOSITORY")
 HOME = f"https://github.com/{NAME}" if NAME else address.read()
+# Where no address is set, links that leave the book show what is missing in them.
+HOME = HOME or "https://github.com/OWNER/pruning-at-initialization"
 # A script with its fonts -> the folder that it expects them in.
 MATHJAX = {"tex-chtml.js": "", "output/chtml/fonts/woff-v2": "output/chtml/fonts/woff-v2"}
 

@@ -332,7 +332,7 @@ def test_channels_of_resnet50_go(tmp_path):
     """Whatever the order of its filters' norms, the small network computes what the whole one does
     with those channels silenced; and it is exported and loads."""
     model, shape = resnet50().eval(), (3, 64, 64)
-    found = channels.find(model, shape)
+    found = channels.find_channels(model, shape)
     chosen = removal.lowest(model, found, removal.l1_norms(model, found), 0.5, torch.Generator())
     small = removal.remove(model, found, chosen, shape)
     removal.silence(model, found, chosen)

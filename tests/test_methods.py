@@ -54,4 +54,4 @@ def test_exact_at_initialisation_and_after_training(tmp_path, initial, method, v
         assert run.save().loc[0, "parameters_kept"] == kept(masks)
         found.append(masks)
     same = all(torch.equal(found[0][name], found[1][name]) for name in initial)
-    assert same == (method in AGNOSTIC)
+    assert same == (method in AGNOSTIC or (method, variant) == ("igq", ""))  # which is random

@@ -165,7 +165,9 @@ def test_lenet5_on_images_it_cannot_take(side):
         check("lenet5", (1, side, side))
     text = str(error.value)
     assert f"'lenet5' takes images of 16x16 and up, in multiples of 4, not {side}x{side}" in text
-    assert "data sets for it: mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet;" in text
+    assert (
+        "data sets for it: mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, imagenet" in text
+    )
 
 
 def test_lenet5_is_caffes(network):

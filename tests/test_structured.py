@@ -433,7 +433,7 @@ def test_the_run_leaves_the_contract_and_its_own_tables(quick):
         **{"filters": tables.FILTERS, "shapes": tables.SHAPES, "cost": tables.COST},
     }
     assert {name: tuple(table.columns) for name, table in found.items()} == columns
-    assert {path.suffix for path in folder.iterdir()} == {".csv", ".json", ".pt2"}
+    assert {path.suffix for path in folder.iterdir()} == {".csv", ".json", ".pt2", ".safetensors"}
     (summary,) = found["summary"].to_dict("records")
     assert (summary["method"], summary["epochs"]) == ("filter_lasso", 1)
     assert summary["sparsity_actual"] >= 0.7

@@ -163,6 +163,6 @@ def _entering(
 
 
 def _score(layer: Layer, weight: Tensor) -> Tensor:
-    size = weight.detach().double().abs()
-    first = layer.first.view(weight.shape).to(weight.device)
+    size = weight.detach().cpu().double().abs()  # MPS has no float64
+    first = layer.first.view(weight.shape)
     return torch.where(first.isfinite(), 1 / (1 + first), -1 / (1 + size))
