@@ -172,7 +172,8 @@ def test_methods_without_options_are_as_they_were(tmp_path, method):
     )
     assert " ".join(written["hyperparameters"]) == (
         "name source dataset model epochs batch_size learning_rate milestones schedule gamma "
-        "momentum nesterov weight_decay init batchnorm augment precision sparsity exceptions"
+        "warmup warmed momentum nesterov weight_decay init batchnorm augment precision sparsity "
+        "exceptions"
     )
 
 
