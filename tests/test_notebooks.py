@@ -90,13 +90,16 @@ def test_form_fields_offer_what_there_is(path):
 
 
 def test_forms_are_written_from_what_there_is_to_choose(tmp_path, monkeypatch):
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     path = tmp_path / "trials/SNIP/SNIP.ipynb"
     path.parent.mkdir(parents=True)
+    for name in ("pyproject.toml", "trials/README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
     path.write_bytes(TRIALS["SNIP"].read_bytes())
     monkeypatch.setitem(MODELS, "perceptron", None)
     monkeypatch.setitem(METHODS["SNIP"], "twice", None)
-    assert notebooks.write_forms(tmp_path) == [path]
+    page = tmp_path / "trials/README.md"
+    assert notebooks.write_forms(tmp_path) == [path, page]
+    assert "| `iterative`, `force`, `twice` |\n" in page.read_text()
     fields = [field(line) for line in tagged(read(path))[0].source.splitlines() if line[0] != "#"]
     offered = {name: choices for name, _, choices, _ in fields}
     assert offered["model"][-1] == "'perceptron'"
@@ -105,12 +108,12 @@ def test_forms_are_written_from_what_there_is_to_choose(tmp_path, monkeypatch):
 
 
 def test_the_address_stands_in_one_place_and_is_written_everywhere(tmp_path):
-    for name in ("pyproject.toml", "CITATION.cff", "trials/SNIP/SNIP.ipynb"):
+    for name in ("pyproject.toml", "CITATION.cff", "trials/README.md", "trials/SNIP/SNIP.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     path = tmp_path / "trials/SNIP/SNIP.ipynb"
     shutil.copy(path, path.with_name("rendered.ipynb"))
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".md"]
     assert address.read(ROOT) == "", "set once the repository has an address"
     before = {path: path.read_text() for path in files}
     home = "https://github.com/somebody/fork"

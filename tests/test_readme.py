@@ -75,13 +75,13 @@ def test_pruning_in_three_lines(name):
 
 
 def clone(folder: Path) -> None:
-    """The tracked files as they are now, but the large tables."""
+    """The tracked files as they are now."""
     tracked = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split("\0")
     for name in filter(None, tracked):
         source, target = ROOT / name, folder / name
-        if source.is_file() and not name.startswith("figures/results"):
+        if source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
 

@@ -403,7 +403,7 @@ def render(notebooks: tuple[Path, ...], parameters: list[str], text: bool) -> No
 
 @cli.command(short_help="write the choices of the notebooks' forms")
 def forms() -> None:
-    """Write into the notebooks' forms what there is to choose."""
+    """Write what there is to choose into the notebooks' forms and the table of methods."""
     from common.commands import notebooks
 
     for path in notebooks.write_forms():

@@ -19,6 +19,7 @@ from common.base.paths import ROOT
 from common.commands import address
 from common.datasets import DATASETS
 from common.models import MODELS
+from common.pruning import METHODS
 from common.pruning.ablations import ABLATIONS
 from common.results.reference import SOURCES as PUBLISHED
 from common.runs import registry
@@ -78,8 +79,8 @@ def choices(name: str, root: Path = ROOT) -> dict[str, list[str]]:
 
 
 def write_forms(root: Path = ROOT) -> list[Path]:
-    """Write into every source notebook what its forms offer today, and into these and their
-    rendered copies the repository's address; returns those that changed."""
+    """Write into every notebook and its rendered copy what its forms offer today and the
+    repository's address, and the variants into the table of methods; returns what changed."""
     home, changed = address.read(root), []
     own = [(source, path) for source in sources(root) for path in (source, rendered_copy(source))]
     for source, path in [(source, path) for source, path in own if path.is_file()]:
@@ -87,13 +88,25 @@ def write_forms(root: Path = ROOT) -> list[Path]:
         before = copy.deepcopy(notebook)
         show_address(notebook, home, source.relative_to(root).as_posix())
         known = choices(source.stem, root)
-        for cell in notebook.cells if path == source else ():
+        for cell in notebook.cells:
             if _is(cell, "parameters"):
                 cell.source = "\n".join(_offering(line, known) for line in cell.source.splitlines())
         if notebook != before:
             write(notebook, path)
             changed.append(path)
-    return changed
+    return changed + _write_variants(root / "trials" / "README.md")
+
+
+def _write_variants(page: Path) -> list[Path]:
+    """The last column of the page's table of methods; [page] if that changed it."""
+    text = before = page.read_text(encoding="utf-8")
+    for method, variants in METHODS.items():
+        names = ", ".join(f"`{variant}`" for variant in filter(None, variants))
+        row = rf"^(\| `{method}` \|.*\|)[^|\n]*\|$"
+        text = re.sub(row, rf"\1 {names} |".replace("  ", " "), text, count=1, flags=re.MULTILINE)
+    if text != before:
+        write_atomically(page, lambda target: target.write_text(text, encoding="utf-8"))
+    return [page] * (text != before)
 
 
 def show_address(notebook: NotebookNode, home: str, place: str) -> None:
