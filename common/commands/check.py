@@ -80,4 +80,5 @@ def standing_alone(notebook: nbformat.NotebookNode) -> str:
 
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
     page = re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)
-    return re.sub(r'<link[^>]*href="http[^>]*>', "", page)
+    badge = r"<a [^>]*><img [^>]*src=\"http[^>]*></a>"
+    return re.sub(rf'<link[^>]*href="http[^>]*>|{badge}', "", page)
