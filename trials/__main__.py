@@ -14,8 +14,8 @@ from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.markup import escape
 
-from common.base.errors import ConfigurationError, NotebookError, shown, unknown
-from common.base.paths import GRIDS, ROOT, TRIALS, default_results
+from common.base.errors import LONGEST, ConfigurationError, NotebookError, shown, unknown
+from common.base.paths import GRIDS, ROOT, TRIALS, default_results, require_clone
 
 PROGRAM = "trials" if Path(sys.argv[0]).stem == "trials" else "python -m trials"
 COMPLETE = "_TRIALS_COMPLETE"  # the variable by which a shell asks for completions
@@ -114,8 +114,10 @@ def pairs(ctx: click.Context, param: click.Parameter, settings: tuple[str, ...])
             given = ctx.obj["arguments"]
             following = given[given.index(setting) + 1 :] if setting in given else []
             value = following[0] if following and not following[0].startswith("-") else "value"
+            meant = f": -p {setting}={value}"
             raise ConfigurationError(
-                f"-p {setting!r}: write it as name=value, without a space: -p {setting}={value}"
+                f"-p {shown(setting)}: write it as name=value, without a space"
+                + meant * (len(meant) <= LONGEST)
             )
     return list(settings)
 
@@ -129,7 +131,12 @@ def positive(text: str) -> int:
 
 def results_folder(ctx: click.Context, param: click.Parameter, folder: Path | None) -> Path:
     """Where results lie unless told otherwise."""
-    return folder or default_results()
+    folder = folder or default_results()
+    try:
+        folder.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise ConfigurationError(f"--results {shown(str(folder))}: {error}") from error
+    return folder
 
 
 GRID = click.argument("grid", metavar="GRID", shell_complete=complete_grids)
@@ -368,6 +375,7 @@ def publish(
 
     if beside and reference:
         raise ConfigurationError("--reference: the figures are not drawn with --beside")
+    require_clone()
     root, only = root_of(results, grid), batch.keys_of(grid, parameters)
     if beside:
         publish.publish_beside(root, console(), only=only)

@@ -16,7 +16,7 @@ from common.base.files import make_writable
 from common.base.paths import TRIALS
 from common.results import run_folder
 from common.runs import experiment, registry
-from common.sweep import grid
+from common.sweep import grid, plan
 from common.sweep.execute import run_notebook
 
 
@@ -36,7 +36,7 @@ def run(name: str, settings: list[str], results: Path, console: Console) -> int:
         try:
             chosen = experiment.configure(name, **given, results_dir=home)
         except ConfigurationError as error:
-            raise ConfigurationError(f"-p {error}") from error
+            raise plan.blamed(error, path.name, name, given) from error
         folder, parameters = chosen.folder, chosen.parameters()
         if run_folder.is_done(folder):
             run_folder.prepare(folder)
@@ -69,7 +69,7 @@ def for_study(path: Path, settings: list[str]) -> dict[str, object]:
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in names:
-            raise unknown("-p", name, names)
+            raise unknown("-p parameter", name, names)
         try:
             given[name] = grid.read_yaml(text)
         except yaml.YAMLError as error:
