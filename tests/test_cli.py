@@ -317,10 +317,7 @@ def test_a_papermill_parameter_that_the_notebook_does_not_have() -> None:
 
 
 @pytest.mark.slow
-def test_one_notebook(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONOPTIMIZE", "2")  # without docstrings, which torchbearer needs
+def test_one_notebook(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ("-p", "epochs=0", "-p", "seed=3", "--results", tmp_path)
     assert call("notebook", "random", *arguments) == 0
     (row,) = tmp_path.glob("notebooks/random/*/summary.csv")

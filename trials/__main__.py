@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.markup import escape
 
+from common.base.bootstrap import require_docstrings
 from common.base.errors import LONGEST, ConfigurationError, NotebookError, shown, unknown
 from common.base.paths import GRIDS, ROOT, TRIALS, default_results, require_clone
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stopped by signal n. Raises SystemExit(2) for a command line that cannot be parsed."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        require_docstrings()
         status = cli.main(
             arguments, PROGRAM, COMPLETE, standalone_mode=False, obj={"arguments": arguments}
         )

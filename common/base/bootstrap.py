@@ -33,17 +33,19 @@ def prepare() -> None:
     """On Colab and Kaggle install what is missing, and name a GPU that this torch has no code for.
 
     Elsewhere do nothing. Raises RuntimeError, saying what to attach, if it cannot be installed, and
-    ConfigurationError where Python leaves docstrings out.
+    ConfigurationError as `require_docstrings` does.
     """
-    if sys.flags.optimize > 1:
-        raise ConfigurationError(
-            "PYTHONOPTIMIZE=2 (python -OO) leaves docstrings out, which torchbearer reads as it is "
-            "imported: unset it"
-        )
+    require_docstrings()
     if hosted():
         install_missing()
         for note in notes():
             print("Note:", note)
+
+
+def require_docstrings() -> None:
+    """Raises ConfigurationError where Python leaves docstrings out: torchbearer reads its own."""
+    if sys.flags.optimize > 1:
+        raise ConfigurationError("PYTHONOPTIMIZE=2 (python -OO) leaves docstrings out: unset it")
 
 
 def hosted() -> str | None:

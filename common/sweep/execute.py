@@ -150,11 +150,11 @@ def run_notebook(
 
 def _environment(share: Mapping[str, str], mark: str, scratch: str) -> dict[str, str]:
     """Of a run: its share of the machine, our data folder (its working folder is another); nothing
-    of this user's IPython, and docstrings, which torchbearer reads."""
+    of this user's IPython."""
     data = {"TRIALS_DATA": str(folders.DATA)} if folders.DATA.is_dir() else {}
     own = {MARK: mark, "IPYTHONDIR": scratch, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    given = {**data, **os.environ, **share, **own}
-    return {n: value for n, value in given.items() if n not in ("MPLBACKEND", "PYTHONOPTIMIZE")}
+    kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    return {**data, **kept, **share, **own}
 
 
 def _start(task: dict, log: object, environment: dict[str, str]) -> subprocess.Popen:
