@@ -89,7 +89,7 @@ parameters = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(parameters, parameters, st.sets(st.sampled_from(PARAMETERS[:11])))
 def test_names_differ_where_parameters_do(one, other, changed):
     other = {name: other[name] if name in changed else one[name] for name in one}
@@ -99,7 +99,7 @@ def test_names_differ_where_parameters_do(one, other, changed):
     assert re.fullmatch(r"[A-Za-z0-9_.+-]{1,200}", a.run_id)  # a folder's name anywhere
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(parameters)
 def test_a_run_comes_back_from_its_parameters(given_parameters):
     run = configure("synflow", **given_parameters)

@@ -167,6 +167,7 @@ def test_runs_through_papermill(method, tmp_path, monkeypatch):
         str(TRIALS[method]),
         str(tmp_path / "out.ipynb"),
         parameters={**parameters, "results_dir": str(tmp_path / "results")},
+        start_timeout=600,
         progress_bar=False,
         kernel_name="python3",
         stdout_file=sys.stdout,
