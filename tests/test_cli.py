@@ -458,6 +458,10 @@ def test_a_place_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = slots.slots(["cpu"])[0].environment
     assert "OMP_NUM_THREADS" not in environment
     assert environment["MKL_NUM_THREADS"] == "1"
+    assert "GLIBC_TUNABLES" not in slots.slots(["auto"])[0].environment
+    assert "mmap_threshold" in environment["GLIBC_TUNABLES"]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    assert slots.slots(["cpu"])[0].environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
 
 
 @pytest.mark.parametrize(
