@@ -75,7 +75,10 @@ def test_a_dry_run_starts_nothing(grid: str, tmp_path: Path, capsys: pytest.Capt
         (["run", "quick", "-p", "colour=red"], ["'colour'", "sparsity"]),
         (["run", "quick", "-p", "data_dir=/nowhere"], ["data_dir='/nowhere'", "no such folder"]),
         (["run", "quick", "--results", "FILE"], ["cannot be written", "--results"]),
-        (["run", "quick", "-p", "data_dir=~no-such-user"], ["data_dir='~no-such-user'", "no such folder"]),
+        (
+            ["run", "quick", "-p", "data_dir=~no-such-user"],
+            ["data_dir='~no-such-user'", "no such folder"],
+        ),
         (["run", "quick", "-p", f"data_dir={'a' * 5000}"], ["(5,002 characters): there is no"]),
         (["status", "quick", "--results", "LOOP"], ["--results 'LOOP'", "oop"]),
         (["run", "quick", "--time-budget", "soon"], ["'soon'", "11h30m"]),

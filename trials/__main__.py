@@ -399,16 +399,14 @@ def render(notebooks: tuple[Path, ...], parameters: list[str], text: bool) -> No
     """Execute notebooks, each into a rendered.ipynb beside it; or only carry their prose over."""
     from common.commands import notebooks as copies
     from common.commands import publish
-    from common.sweep import grid
 
     if text:
         for path in notebooks:
             changed = copies.refresh(path)
             console().print(f"{path}: {'text carried over' if changed else 'as it was'}")
         return
-    given = grid.single(grid.overrides(parameters))
     for path in notebooks:
-        console().print(str(publish.render(path, given)), soft_wrap=True)
+        console().print(str(publish.render(path, parameters)), soft_wrap=True)
 
 
 @cli.command(short_help="write the choices of the notebooks' forms")

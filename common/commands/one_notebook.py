@@ -41,7 +41,7 @@ def run(name: str, settings: list[str], results: Path, console: Console) -> int:
         if run_folder.is_done(folder):
             run_folder.prepare(folder)
     else:
-        folder, parameters = home / name, for_study(path, settings)
+        folder, parameters = home / name, own_settings(path, settings)
     make_writable(folder, "choose a folder with --results")
     output = folder / "notebook.ipynb"
     console.print(f"{name}: executing into {escape(str(output))}", soft_wrap=True)
@@ -61,9 +61,9 @@ def find(name: str) -> Path:
     return found[name]
 
 
-def for_study(path: Path, settings: list[str]) -> dict[str, object]:
-    """The settings of a study, whose parameters are those of its parameters cell. Raises
-    ConfigurationError."""
+def own_settings(path: Path, settings: list[str]) -> dict[str, object]:
+    """`name=value` for the notebook at `path`, whose parameters are those of its parameters cell.
+    Raises ConfigurationError for another name or what is no YAML."""
     names = _parameters(path)
     given: dict[str, object] = {}
     for setting in settings:
@@ -82,8 +82,8 @@ def _parameters(path: Path) -> Mapping[str, object]:
     import nbformat
 
     cells = nbformat.read(path, as_version=4).cells
-    (cell,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
-    return {node.targets[0].id: node for node in ast.parse(cell.source).body}
+    own = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return {node.targets[0].id: node for node in ast.parse("\n".join(own)).body}
 
 
 def _accuracy(folder: Path) -> str:
