@@ -224,6 +224,7 @@ def test_run_all_goes_on_to_the_download_when_a_run_fails(tmp_path):
         str(output),
         {"grid": str(grid), "results_dir": str(tmp_path / "results")},
         cwd=str(ROOT),
+        start_timeout=600,
         progress_bar=False,
     )
     text = said(output)

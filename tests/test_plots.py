@@ -671,6 +671,7 @@ def run_notebook(folder, **parameters):
         {"grid": "made_up", "results_dir": str(folder), "output_dir": str(folder / "out")}
         | parameters,
         cwd=str(ROOT),
+        start_timeout=600,
         progress_bar=False,
     )
 

@@ -371,6 +371,7 @@ def execute(home, tmp_path, **parameters):
         str(NOTEBOOK),
         str(out),
         parameters={"results_dir": str(home), **parameters},
+        start_timeout=600,
         progress_bar=False,
         kernel_name="python3",
         stdout_file=sys.stdout,

@@ -597,6 +597,7 @@ def execute(study, tmp_path, **parameters):
         str(source(study)),
         str(out),
         parameters=parameters,
+        start_timeout=600,
         progress_bar=False,
         kernel_name="python3",
         stdout_file=sys.stdout,
