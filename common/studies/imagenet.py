@@ -17,13 +17,17 @@ from typing import TypeVar
 import pandas as pd
 
 from common.base.errors import ConfigurationError
+from common.plots.style import method_label
 from common.pruning import find_method, kept
 from common.pruning.diagnostics import effective_masks
 from common.pruning.masks import Masks
 from common.pruning.rounds import Round, prune_rounds
+from common.results.reference import DATASETS, MODELS
+from common.results.statistics import mean_interval
 from common.studies.network import Network, Setting
 from common.studies.tables import PROVENANCE, Table, of_units, read, read_asked, values
 
+ROLES = ("stem", "body", "shortcuts", "linear", "head")
 STEP = 0.5  # between exponents
 
 Seen = TypeVar("Seen")
@@ -179,3 +183,57 @@ def _roles(layers: pd.DataFrame) -> pd.Series:
     role[layers["layer"] == names.transform("first")] = "stem"
     role[layers["layer"] == names.transform("last")] = "head"
     return role
+
+
+def reached(summary: pd.DataFrame) -> pd.DataFrame:
+    """Per network, line and seed: `whole`, the highest measured exponent up to which every layer
+    keeps a weight, `connected`, up to which a path leads from input to output, and `possible`, the
+    exponent at which one weight for each layer is left; 0 where not even the lowest holds."""
+    rows = []
+    for key, part in summary.groupby([*vars(Line("")), "model", "dataset", "seed"], sort=False):
+        part = part.sort_values("exponent")
+
+        def highest(holds: pd.Series, part: pd.DataFrame = part) -> float:
+            return float(part.loc[holds.cumprod().astype(bool), "exponent"].max())
+
+        whole, connected = highest(part["layers_collapsed"] == 0), highest(part["effective"] > 0)
+        possible = math.log10((part["prunable"] / part["layers"]).iloc[0])
+        rows.append((*key, whole, connected, possible))
+    names = (*vars(Line("")), "model", "dataset", "seed", "whole", "connected", "possible")
+    return pd.DataFrame(rows, columns=names).fillna({"whole": 0, "connected": 0})
+
+
+def shares(layers: pd.DataFrame) -> pd.DataFrame:
+    """Per unit and role: `density` of all its layers together, `share` of the kept weights that lie
+    there, and `relative`, the density over the whole network's."""
+    found = layers.groupby([*UNIT, "role"])[["size", "kept"]].sum().reset_index()
+    whole = found.groupby([*UNIT])[["size", "kept"]].transform("sum")
+    density = found["kept"] / found["size"]
+    relative = density / (whole["kept"] / whole["size"])
+    return found.assign(density=density, share=found["kept"] / whole["kept"], relative=relative)
+
+
+def relative_densities(layers: pd.DataFrame, exponent: float) -> pd.DataFrame:
+    """Rows: method, network; columns: roles; cells: the role's density over the whole network's at
+    this compression, mean over seeds with its 95 % interval, in words."""
+    found = shares(layers).query("exponent == @exponent")
+    found["method"] = labels(found)
+    found["network"] = found["model"].map(MODELS) + ", " + found["dataset"].map(DATASETS)
+
+    def told(values: pd.Series) -> str:
+        one = mean_interval(values)
+        spread = f" ± {one.half_width:.2g}" if one.n > 1 else " (one seed)"
+        return f"{one.mean:.3g}{spread}"
+
+    keys = ["method", "network", "role"]
+    return found.groupby(keys, sort=False)["relative"].agg(told).unstack().reindex(columns=ROLES)
+
+
+def labels(table: pd.DataFrame) -> list[str]:
+    """`SynFlow, 8 rounds a power of ten`, for every row."""
+    found = []
+    for row in table[["method", "variant", "rounds", "inputs"]].itertuples(index=False):
+        told = method_label(row.method, row.variant if row.variant == "erk" else "")
+        told = told.replace("erk", "ERK")
+        found.append(told + (f", {row.rounds} rounds a power of ten" if row.rounds else ""))
+    return found
