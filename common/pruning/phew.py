@@ -14,11 +14,11 @@ As released (github.com/ShreyasMalakarjunPatil/PHEW) but for four decisions. Wal
 have found half of the weights, and the others follow by magnitude: below a sparsity of one half
 PHEW is silent here. Weights of one walk are equals, and of the last walk's as many stay as are
 asked for, where the released code keeps all. A projection beside a residual block is taken with
-probability one half; identities are not walked, as there. There, a walk onwards decides so one layer
-early, and then leaves out the layer before the block as well, which a walk back does not. Run side
-by side on one ResNet-20 with a tenth of the weights kept (means of two runs), the two layers before
-such a block keep 42 and 15 percent of their weights there and 50 and 19 here; every other layer's
-density is within 3 percent of the released code's.
+probability one half; identities are not walked, as there. There, a walk onwards decides so one
+layer early, and then leaves out the layer before the block as well, which a walk back does not.
+Run side by side on one ResNet-20 with a tenth of the weights kept (means of two runs), the two
+layers before such a block keep 42 and 15 percent of their weights there and 50 and 19 here; every
+other layer's density is within 3 percent of the released code's.
 """
 
 from __future__ import annotations
