@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 import torch
 from torch import Tensor, nn
 
 from common.base.seeding import generator
 from common.models import build, initialise
+
+# A machine that does much else as well is slow, and nothing is wrong.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 
 class Residual(nn.Module):

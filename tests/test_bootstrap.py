@@ -145,6 +145,17 @@ def test_nothing_is_installed_elsewhere(monkeypatch):
     bootstrap.prepare()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["-c", "from common.base import bootstrap; bootstrap.prepare()"], ["-m", "trials", "list"]],
+)
+def test_without_docstrings_the_error_says_what_to_unset(command):
+    command = [sys.executable, "-OO", *command]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode > 0) == ("", True)
+    assert "rror: PYTHONOPTIMIZE=2 (python -OO)" in done.stderr.splitlines()[-1]
+
+
 def test_requirements_are_lower_bounds_that_leave_an_images_torch():
     lines = [
         line.split("#")[0].strip()

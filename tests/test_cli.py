@@ -64,6 +64,8 @@ def test_a_dry_run_starts_nothing(grid: str, tmp_path: Path, capsys: pytest.Capt
         (["notebook", "synflw"], ["'synflw'", "did you mean 'synflow'"]),
         (["notebook", "synflow", "-p", "sparsty=0.95"], ["'sparsty'", "mean 'sparsity'"]),
         (["notebook", "synflow", "-p", "model=vgg12"], ["-p model='vgg12'", "mean 'vgg1"]),
+        (["notebook", "random", "-p", "levels=3"], ["error: -p levels: random has no", "lottery"]),
+        (["notebook", "random", "-p", "protocol=seed", "-p", "dataset=digits"], ["random.ipynb: "]),
         (["notebook", "synflow", "-p", "seed=1,2"], ["-p seed", "one value"]),
         (["notebook", "conservation", "-p", "sparsity=0.9"], ["'sparsity'", "images_per_class"]),
         (["results", "quick", "--results", "EMPTY"], ["no finished run"]),
@@ -73,6 +75,12 @@ def test_a_dry_run_starts_nothing(grid: str, tmp_path: Path, capsys: pytest.Capt
         (["run", "quick", "-p", "colour=red"], ["'colour'", "sparsity"]),
         (["run", "quick", "-p", "data_dir=/nowhere"], ["data_dir='/nowhere'", "no such folder"]),
         (["run", "quick", "--results", "FILE"], ["cannot be written", "--results"]),
+        (
+            ["run", "quick", "-p", "data_dir=~no-such-user"],
+            ["data_dir='~no-such-user'", "no such folder"],
+        ),
+        (["run", "quick", "-p", f"data_dir={'a' * 5000}"], ["(5,002 characters): there is no"]),
+        (["status", "quick", "--results", "LOOP"], ["--results 'LOOP'", "oop"]),
         (["run", "quick", "--time-budget", "soon"], ["'soon'", "11h30m"]),
         (["status", "quik"], ["did you mean 'quick'"]),
         (["collect", "quick", "--results", "EMPTY"], ["no finished run"]),
@@ -88,6 +96,7 @@ def test_bad_input_is_one_error_before_anything_starts(
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
     (tmp_path / "FILE").write_text("")
+    (tmp_path / "LOOP").symlink_to("LOOP")
     if "--results" not in arguments:
         arguments = [*arguments, "--results", "out"]
     monkeypatch.chdir(tmp_path)
@@ -452,6 +461,10 @@ def test_a_place_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = slots.slots(["cpu"])[0].environment
     assert "OMP_NUM_THREADS" not in environment
     assert environment["MKL_NUM_THREADS"] == "1"
+    assert "GLIBC_TUNABLES" not in slots.slots(["auto"])[0].environment
+    assert "mmap_threshold" in environment["GLIBC_TUNABLES"]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    assert slots.slots(["cpu"])[0].environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
 
 
 @pytest.mark.parametrize(

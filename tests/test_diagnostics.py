@@ -187,7 +187,7 @@ def assert_equal_masks(found, expected):
         assert torch.equal(found[name], expected[name]), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     widths=st.lists(st.integers(1, 5), min_size=2, max_size=5),
     density=st.floats(0, 1),
@@ -204,7 +204,7 @@ def test_effective_weights_of_perceptrons(widths, density, seed):
     assert_equal_masks(effective_masks(model, masks, (widths[0],)), paths.effective(units))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(density=st.floats(0.02, 0.6), seed=st.integers(0, 10**6), maximum=st.booleans())
 def test_effective_weights_of_convolutions(density, seed, maximum):
     pool = nn.MaxPool2d(3, 2, padding=1) if maximum else nn.AvgPool2d(3, 2, padding=1)

@@ -36,7 +36,7 @@ def water_level(ratios, room, keep):
     return {name: min(1, high * ratios[name]) * n for name, n in room.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(shapes_of_layers, st.floats(0, 1), st.sampled_from(sorted(DISTRIBUTIONS)))
 def test_totals_are_exact_and_no_layer_keeps_more_than_it_has(shapes, density, name):
     room = sizes(shapes)
@@ -49,7 +49,7 @@ def test_totals_are_exact_and_no_layer_keeps_more_than_it_has(shapes, density, n
         assert 0 <= count <= room[layer]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(shapes_of_layers, st.floats(0, 1))
 def test_uniform_is_the_same_density_everywhere(shapes, density):
     room = sizes(shapes)
@@ -58,7 +58,7 @@ def test_uniform_is_the_same_density_everywhere(shapes, density):
         assert abs(count - keep / sum(room.values()) * room[layer]) < 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(shapes_of_layers, st.floats(0, 1))
 def test_erk_against_bisection(shapes, density):
     room = sizes(shapes)
@@ -69,7 +69,7 @@ def test_erk_against_bisection(shapes, density):
         assert abs(count - expected[layer]) < 1 + 1e-6
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(shapes_of_layers.filter(lambda shapes: len(shapes) > 1), st.floats(0, 1))
 def test_smart_ratio_against_bisection(shapes, density):
     room = sizes(shapes)
@@ -89,7 +89,7 @@ def test_smart_ratio_against_bisection(shapes, density):
         assert abs(counts[layer] - expected[layer]) < 1 + 1e-6
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(shapes_of_layers, st.floats(0, 0.999), st.sampled_from(sorted(DISTRIBUTIONS)))
 def test_no_layer_gets_back_what_an_earlier_round_took(shapes, sparsity, name):
     """By remainders alone a layer can gain a weight while the total falls (Alabama's paradox)."""

@@ -91,7 +91,7 @@ BOTH_WAYS = pytest.mark.parametrize("small", [(1 << 17, 1 << 16), (8, 400)], ids
 
 
 @BOTH_WAYS
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), score=layers(), density=st.floats(0, 1), limited=st.booleans())
 def test_exactly_as_many_as_asked_for_and_the_best(small, data, score, density, limited):
     total = len(flat(score))
@@ -108,7 +108,7 @@ def test_exactly_as_many_as_asked_for_and_the_best(small, data, score, density, 
 
 
 @BOTH_WAYS
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(score=layers(), density=st.floats(0, 1))
 def test_each_layer_by_itself(small, score, density):
     keep = {name: round(density * s.numel()) for name, s in score.items()}
@@ -299,7 +299,7 @@ def test_every_round_keeps_what_its_schedule_says(residual, name, variant, spars
         assert not weight[~found[weight_name]].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sparsity=st.floats(0, 1, exclude_max=True),
     zero=st.booleans(),

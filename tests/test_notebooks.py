@@ -114,7 +114,8 @@ def test_the_address_stands_in_one_place_and_is_written_everywhere(tmp_path):
     path = tmp_path / "trials/SNIP/SNIP.ipynb"
     shutil.copy(path, path.with_name("rendered.ipynb"))
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".md"]
-    assert address.read(ROOT) == "", "set once the repository has an address"
+    address.write("", tmp_path)  # whatever the repository's is
+    notebooks.write_forms(tmp_path)
     before = {path: path.read_text() for path in files}
     home = "https://github.com/somebody/fork"
     address.write(f"{home}.git", tmp_path)
@@ -130,6 +131,12 @@ def test_the_address_stands_in_one_place_and_is_written_everywhere(tmp_path):
     assert {path: path.read_text() for path in files} == before
     with pytest.raises(ConfigurationError, match="is no repository's"):
         address.write("github.com/me", tmp_path)
+
+
+@pytest.mark.parametrize("command", [notebooks.write_forms, lambda at: address.write("", at)])
+def test_an_installed_copy_is_not_written(tmp_path, command):
+    with pytest.raises(ConfigurationError, match="is an installed copy: do this in a clone"):
+        command(tmp_path)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.base.errors import ConfigurationError
-from common.pruning import apply, kept, prunable, prune, scores
+from common.pruning import apply, kept, prunable, prune, save_masks, scores
 from common.pruning.scores import Context
 
 
@@ -206,6 +206,9 @@ def test_models_of_any_precision(dtype):
         ("synflow", {}, r"synflow needs the shape.*shape=\(3, 32, 32\)"),
         ("SNIP", {}, r"SNIP scores on data.*batches="),
         ("SNIP", {"batches": (torch.ones(4, 3), torch.ones(4))}, r"batches=\[\(images, labels\)"),
+        ("SNIP", {"batches": [("images", "labels")]}, "batches must be a list of pairs of tensors"),
+        (["SNIP"], {}, r"method=\['SNIP'\] is not known"),
+        ("synflow", {"shape": 3}, "synflow needs the shape"),
         ("magnitude", {"sparsity": 1.0}, r"sparsity=1.0 is not a number in \[0, 1\)"),
         ("magnitude", {"sparsity": "0.5"}, r"sparsity='0.5' is not a number"),
         ("magnitude", {"ablation": "invrt"}, r"ablation='invrt'.*did you mean 'invert'"),
@@ -252,10 +255,14 @@ def test_what_cannot_be_pruned():
     ],
     ids=lambda mask: str(getattr(mask, "dtype", mask))[:12],
 )
-def test_what_is_no_mask(mask):
+def test_what_is_no_mask(mask, tmp_path):
     with pytest.raises(
         ConfigurationError, match=r"the mask of weight is .*; a mask is a torch\.bool"
     ):
         apply(nn.Linear(3, 3), {"weight": mask})
+    for door in (kept, lambda masks: save_masks(masks, tmp_path / "masks")):
+        with pytest.raises(ConfigurationError, match=r"the mask of weight is "):
+            door({"weight": mask})
+    assert not any(tmp_path.iterdir())
     with pytest.raises(ConfigurationError, match="masks are a dictionary"):
         apply(nn.Linear(3, 3), [mask])

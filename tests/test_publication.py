@@ -207,8 +207,8 @@ def test_a_published_notebook_says_nothing_of_its_machine(tmp_path):
 
 @pytest.fixture
 def notebook(tmp_path):
-    def with_code(code):
-        cells = [nbformat.v4.new_code_cell(code)]
+    def with_code(code, **about):
+        cells = [nbformat.v4.new_code_cell(code, metadata=about)]
         kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python"}}
         path = tmp_path / "study.ipynb"
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
@@ -225,16 +225,13 @@ def test_a_rendered_study_is_its_source_executed(notebook):
     assert not nbformat.read(path, as_version=4).cells[0].outputs
 
 
-def test_a_rendered_notebook_has_the_parameters_of_the_command(notebook):
-    path = notebook("seed = 0")
+def test_a_rendered_notebook_has_the_parameters_of_the_command(notebook, capsys):
+    path = notebook("seed = 0\ndataset = None", tags=["parameters"])
     assert main(["render", str(path), "-p", "seed=3", "-p", "dataset=cifar10"]) == 0
     given = nbformat.read(path.with_name("rendered.ipynb"), as_version=4).metadata["given"]
     assert given == {"seed": 3, "dataset": "cifar10"}
-
-
-def test_a_notebook_is_rendered_with_one_value_of_a_parameter(notebook, capsys):
-    assert main(["render", str(notebook("")), "-p", "seed=3,4"]) == 2
-    assert "-p seed: a notebook is executed with one value" in capsys.readouterr().err
+    assert main(["render", str(path), "-p", "sed=3"]) == 2
+    assert "-p parameter='sed' is not known (did you mean 'seed'?)" in capsys.readouterr().err
 
 
 def test_a_study_that_fails_leaves_the_earlier_copy(notebook, capsys):

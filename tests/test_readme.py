@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,39 @@ def clone(folder: Path) -> None:
         if source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
+
+
+INSTALLED = """
+import sys
+from importlib.metadata import entry_points, requires
+
+(trials,) = entry_points(group="console_scripts", name="trials")
+assert any(line.startswith("torch>=") for line in requires("pruning-at-initialization"))
+sys.exit(trials.load()(["run", "quick", "--dry-run"]))
+"""
+
+
+@pytest.mark.slow
+def test_what_pip_installs_runs_from_outside_the_clone(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    clone(tmp_path / "clone")
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('..'))"
+    told = [sys.executable, "-c", build]
+    done = subprocess.run(told, cwd=tmp_path / "clone", capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]) as wheel:
+        wheel.extractall(tmp_path / "site")
+    (tmp_path / "elsewhere").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    options = {"cwd": tmp_path / "elsewhere", "env": environment, "capture_output": True}
+    done = subprocess.run([sys.executable, "-c", INSTALLED], **options, text=True)
+    assert done.stdout.endswith("41 runs, 0 done, 41 left; none started\n"), done.stderr
+    read = {".ipynb", ".yaml", ".csv"}
+    clones = [
+        p for n in ("common", "trials", "figures") for p in (tmp_path / "clone" / n).rglob("*")
+    ]
+    there = {p.relative_to(tmp_path / "clone") for p in clones if p.suffix in read}
+    installed = {p.relative_to(tmp_path / "site") for p in (tmp_path / "site").rglob("*")}
+    assert there <= installed
 
 
 def follow_adding_to_it(folder: Path) -> None:

@@ -82,7 +82,7 @@ values = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(values, values)
 def test_a_run_comes_back_from_its_parameters_and_names_tell_runs_apart(one, other):
     with pytest.MonkeyPatch.context() as patch:

@@ -293,7 +293,7 @@ def test_synflow_is_conserved_on_vgg16(network, randomise_biases, biases):
             later -= float(found_biases[bias].sum()) if bias in found_biases else 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     widths=st.lists(st.integers(1, 6), min_size=2, max_size=5),
     bias=st.booleans(),

@@ -59,7 +59,7 @@ def random_groups(sizes, count=5, seed=0, weight=1.5):
 # The penalty
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.floats(0.01, 3), st.floats(0.01, 2), st.floats(0.5, 3))
 def test_the_proximal_step_is_the_minimiser(seed, strength, size, weight):
     """Of ‖x - v‖² / 2 + size λ ω ‖x‖: no point near or far has less of it, zero included."""

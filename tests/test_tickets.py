@@ -79,7 +79,7 @@ def trainings(monkeypatch):
     st.none() | st.integers(1, 30),
     st.integers(1000, 10**7),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_level_removes_the_same_share(sparsity, levels, total):
     found = densities(sparsity, levels)
     assert found[-1] == 1 - sparsity

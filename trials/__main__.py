@@ -14,8 +14,9 @@ from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.markup import escape
 
-from common.base.errors import ConfigurationError, NotebookError, shown, unknown
-from common.base.paths import GRIDS, ROOT, TRIALS, default_results
+from common.base.bootstrap import require_docstrings
+from common.base.errors import LONGEST, ConfigurationError, NotebookError, shown, unknown
+from common.base.paths import GRIDS, ROOT, TRIALS, default_results, require_clone
 
 PROGRAM = "trials" if Path(sys.argv[0]).stem == "trials" else "python -m trials"
 COMPLETE = "_TRIALS_COMPLETE"  # the variable by which a shell asks for completions
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stopped by signal n. Raises SystemExit(2) for a command line that cannot be parsed."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        require_docstrings()
         status = cli.main(
             arguments, PROGRAM, COMPLETE, standalone_mode=False, obj={"arguments": arguments}
         )
@@ -114,8 +116,10 @@ def pairs(ctx: click.Context, param: click.Parameter, settings: tuple[str, ...])
             given = ctx.obj["arguments"]
             following = given[given.index(setting) + 1 :] if setting in given else []
             value = following[0] if following and not following[0].startswith("-") else "value"
+            meant = f": -p {setting}={value}"
             raise ConfigurationError(
-                f"-p {setting!r}: write it as name=value, without a space: -p {setting}={value}"
+                f"-p {shown(setting)}: write it as name=value, without a space"
+                + meant * (len(meant) <= LONGEST)
             )
     return list(settings)
 
@@ -129,7 +133,12 @@ def positive(text: str) -> int:
 
 def results_folder(ctx: click.Context, param: click.Parameter, folder: Path | None) -> Path:
     """Where results lie unless told otherwise."""
-    return folder or default_results()
+    folder = folder or default_results()
+    try:
+        folder.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise ConfigurationError(f"--results {shown(str(folder))}: {error}") from error
+    return folder
 
 
 GRID = click.argument("grid", metavar="GRID", shell_complete=complete_grids)
@@ -368,6 +377,7 @@ def publish(
 
     if beside and reference:
         raise ConfigurationError("--reference: the figures are not drawn with --beside")
+    require_clone()
     root, only = root_of(results, grid), batch.keys_of(grid, parameters)
     if beside:
         publish.publish_beside(root, console(), only=only)
@@ -389,16 +399,14 @@ def render(notebooks: tuple[Path, ...], parameters: list[str], text: bool) -> No
     """Execute notebooks, each into a rendered.ipynb beside it; or only carry their prose over."""
     from common.commands import notebooks as copies
     from common.commands import publish
-    from common.sweep import grid
 
     if text:
         for path in notebooks:
             changed = copies.refresh(path)
             console().print(f"{path}: {'text carried over' if changed else 'as it was'}")
         return
-    given = grid.single(grid.overrides(parameters))
     for path in notebooks:
-        console().print(str(publish.render(path, given)), soft_wrap=True)
+        console().print(str(publish.render(path, parameters)), soft_wrap=True)
 
 
 @cli.command(short_help="write the choices of the notebooks' forms")

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from common.base.errors import ConfigurationError
+
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 KAGGLE = Path("/kaggle/input")  # where Kaggle attaches data sets; nothing can be written there
 DEPTH = 4  # folders below it that are searched: datasets/<owner>/<name>/<folder>
@@ -30,12 +32,20 @@ FRONT_END = (
 def prepare() -> None:
     """On Colab and Kaggle install what is missing, and name a GPU that this torch has no code for.
 
-    Elsewhere do nothing. Raises RuntimeError, saying what to attach, if it cannot be installed.
+    Elsewhere do nothing. Raises RuntimeError, saying what to attach, if it cannot be installed, and
+    ConfigurationError as `require_docstrings` does.
     """
+    require_docstrings()
     if hosted():
         install_missing()
         for note in notes():
             print("Note:", note)
+
+
+def require_docstrings() -> None:
+    """Raises ConfigurationError where Python leaves docstrings out: torchbearer reads its own."""
+    if sys.flags.optimize > 1:
+        raise ConfigurationError("PYTHONOPTIMIZE=2 (python -OO) leaves docstrings out: unset it")
 
 
 def hosted() -> str | None:

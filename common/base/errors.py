@@ -29,7 +29,7 @@ def unknown(name: str, value: object, choices: Iterable[str]) -> ConfigurationEr
     """The error for a `value` of parameter `name` that is none of `choices`; lists them."""
     choices = list(choices)
     lower = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(str(value)[:LONGEST].lower(), lower, n=1)
+    near = difflib.get_close_matches(shown(value).strip("'").lower(), lower, n=1)
     hint = f" (did you mean {lower[near[0]]!r}?)" if near else ""
     return ConfigurationError(
         f"{name}={shown(value)} is not known{hint}; choose from: {', '.join(choices)}"

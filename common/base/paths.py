@@ -9,11 +9,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from common.base.errors import ConfigurationError
+
 NAME = "pruning-at-initialization"  # the project's, as pip and clones have it
 ROOT = Path(__file__).resolve().parents[2]
 CLONE = (ROOT / "pyproject.toml").is_file()
 TRIALS = ROOT / "trials"
 GRIDS = TRIALS / "grids"
+
+
+def require_clone(root: Path = ROOT) -> None:
+    """Raises ConfigurationError where the suite is an installed copy, which nobody commits."""
+    if not (root / "pyproject.toml").is_file():
+        raise ConfigurationError(f"{root} is an installed copy: do this in a clone")
 
 
 def workplace() -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.base.errors import ConfigurationError, shown
 from common.base.files import write_atomically
-from common.base.paths import ROOT
+from common.base.paths import ROOT, require_clone
 
 _URLS = re.compile(r'\n\[project\.urls\]\nRepository = "(.*)"\n')
 _CITED = re.compile(r"^repository-code: .*\n", re.MULTILINE)
@@ -26,6 +26,7 @@ def write(home: str, root: Path = ROOT) -> None:
     Raises ConfigurationError for what is no address of a repository on GitHub, from where Colab and
     Kaggle open notebooks.
     """
+    require_clone(root)
     home = home.removesuffix("/").removesuffix(".git")
     if home and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", home):
         raise ConfigurationError(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.base.errors import ConfigurationError
+from common.base.errors import ConfigurationError, shown
 from common.results.run_folder import MASKS, is_done
 from common.results.schema import EXACT
 
@@ -26,12 +26,12 @@ def find(run: str, results: Path) -> Path:
     found = list(dict.fromkeys(path.resolve() for path in places if is_done(path)))
     if not found:
         raise ConfigurationError(
-            f"{run!r} is no finished run: give its folder, or METHOD/RUN_ID below {results} "
+            f"{shown(run)} is no finished run: give its folder, or METHOD/RUN_ID below {results} "
             "(--results DIR)"
         )
     if len(found) > 1:
         raise ConfigurationError(
-            f"{run!r} is a run of several grids; choose from: {', '.join(map(str, found))}"
+            f"{shown(run)} is a run of several grids; choose from: {', '.join(map(str, found))}"
         )
     return found[0]
 

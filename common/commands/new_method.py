@@ -10,7 +10,7 @@ import nbformat
 
 from common.base.errors import ConfigurationError, shown
 from common.base.files import write_atomically
-from common.base.paths import ROOT
+from common.base.paths import ROOT, require_clone
 from common.commands import notebooks
 from common.runs import registry
 
@@ -48,6 +48,7 @@ def create(name: str, root: Path = ROOT) -> list[Path]:
     Raises ConfigurationError, before anything is written, for a name that is no word or taken, or
     where there is no repository to write to.
     """
+    require_clone(root)
     score = root / "common" / "pruning" / f"{name}.py"
     notebook = root / "trials" / name / f"{name}.ipynb"
     if not re.fullmatch("[a-z][a-z0-9_]{0,39}", name):
@@ -56,8 +57,6 @@ def create(name: str, root: Path = ROOT) -> list[Path]:
         )
     if name in registry.names() or score.exists() or notebook.parent.exists():
         raise ConfigurationError(f"{name} is there already; choose another name")
-    if not (root / "pyproject.toml").is_file():
-        raise ConfigurationError(f"{root} is an installed copy: a method is added to a clone")
     methods, page = root / "common" / "pruning" / "methods.py", root / "trials" / "README.md"
     registered = re.sub(r"\}\n\Z", ENTRY.format(name=name), methods.read_text(encoding="utf-8"))
     table = r"(\| method \| score.*?\n)\n"

@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
-from common.base.paths import ROOT
+from common.base.paths import ROOT, require_clone
 from common.commands import address
 from common.datasets import DATASETS
 from common.models import MODELS
@@ -80,7 +80,10 @@ def choices(name: str, root: Path = ROOT) -> dict[str, list[str]]:
 
 def write_forms(root: Path = ROOT) -> list[Path]:
     """Write into every notebook and its rendered copy what its forms offer today and the
-    repository's address, and the variants into the table of methods; returns what changed."""
+    repository's address, and the variants into the table of methods; returns what changed.
+
+    Raises ConfigurationError in an installed copy."""
+    require_clone(root)
     home, changed = address.read(root), []
     own = [(source, path) for source in sources(root) for path in (source, rendered_copy(source))]
     for source, path in [(source, path) for source, path in own if path.is_file()]:

@@ -16,7 +16,7 @@ from common.base.files import make_writable
 from common.base.paths import TRIALS
 from common.results import run_folder
 from common.runs import experiment, registry
-from common.sweep import grid
+from common.sweep import grid, plan
 from common.sweep.execute import run_notebook
 
 
@@ -36,12 +36,12 @@ def run(name: str, settings: list[str], results: Path, console: Console) -> int:
         try:
             chosen = experiment.configure(name, **given, results_dir=home)
         except ConfigurationError as error:
-            raise ConfigurationError(f"-p {error}") from error
+            raise plan.blamed(error, path.name, name, given) from error
         folder, parameters = chosen.folder, chosen.parameters()
         if run_folder.is_done(folder):
             run_folder.prepare(folder)
     else:
-        folder, parameters = home / name, for_study(path, settings)
+        folder, parameters = home / name, own_settings(path, settings)
     make_writable(folder, "choose a folder with --results")
     output = folder / "notebook.ipynb"
     console.print(f"{name}: executing into {escape(str(output))}", soft_wrap=True)
@@ -61,15 +61,15 @@ def find(name: str) -> Path:
     return found[name]
 
 
-def for_study(path: Path, settings: list[str]) -> dict[str, object]:
-    """The settings of a study, whose parameters are those of its parameters cell. Raises
-    ConfigurationError."""
+def own_settings(path: Path, settings: list[str]) -> dict[str, object]:
+    """`name=value` for the notebook at `path`, whose parameters are those of its parameters cell.
+    Raises ConfigurationError for another name or what is no YAML."""
     names = _parameters(path)
     given: dict[str, object] = {}
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in names:
-            raise unknown("-p", name, names)
+            raise unknown("-p parameter", name, names)
         try:
             given[name] = grid.read_yaml(text)
         except yaml.YAMLError as error:
@@ -82,8 +82,8 @@ def _parameters(path: Path) -> Mapping[str, object]:
     import nbformat
 
     cells = nbformat.read(path, as_version=4).cells
-    (cell,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
-    return {node.targets[0].id: node for node in ast.parse(cell.source).body}
+    own = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return {node.targets[0].id: node for node in ast.parse("\n".join(own)).body}
 
 
 def _accuracy(folder: Path) -> str:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
@@ -34,6 +34,7 @@ from common.commands.notebooks import (
     rendered_copy,
     write,
 )
+from common.commands.one_notebook import own_settings
 from common.results import collected, reference
 from common.results.collected import Keys
 from common.sweep.execute import run_notebook
@@ -100,14 +101,16 @@ def publish_beside(
     _done(len(found.summary), console)
 
 
-def render(notebook: Path, parameters: Mapping[str, object]) -> Path:
+def render(notebook: Path, settings: Sequence[str] = ()) -> Path:
     """Execute a notebook; the copy lies beside it (`rendered_copy`), and is returned.
 
-    parameters: those that are not as the notebook has them. Raises ConfigurationError for what is
-    not a source notebook, NotebookError if a cell fails; then an earlier copy is left as it was.
+    settings: `name=value` of parameters that are not as the notebook has them. Raises
+    ConfigurationError for what is not a source notebook or none of its parameters, NotebookError if
+    a cell fails; then an earlier copy is left as it was.
     """
     if not is_source(notebook) or not notebook.is_file():
         raise ConfigurationError(f"render: {notebook} is not a source notebook")
+    parameters = own_settings(notebook, settings)
     with tempfile.TemporaryDirectory() as scratch:
         executed = _executed(notebook, Path(scratch, RENDERED), parameters)
         write(executed, rendered_copy(notebook))

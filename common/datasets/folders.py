@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 from common.base.bootstrap import KAGGLE
-from common.base.errors import ConfigurationError
+from common.base.errors import ConfigurationError, shown
 from common.base.paths import ROOT, workplace
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def home(data_dir: str | Path | None) -> Path:
     named = {"data_dir": data_dir, "TRIALS_DATA": os.environ.get("TRIALS_DATA")}
     for name, value in named.items():
         if value:
-            path = Path(value).expanduser()
-            if not path.is_dir():
+            path = Path(os.path.expanduser(value))
+            if not os.path.isdir(path):  # False, not an error, where the path is too long
                 raise ConfigurationError(
-                    f"{name}={str(value)!r}: there is no such folder; name one that holds the data "
-                    "sets (or an empty one to download them to), or leave it out"
+                    f"{name}={shown(str(value))}: there is no such folder; name one that holds the "
+                    "data sets (or an empty one to download them to), or leave it out"
                 )
             return path.resolve()
     return DATA

@@ -16,7 +16,7 @@ LABELS = {"test_accuracy": "Test accuracy (%)", "train_loss": "Training loss"}
 COSTS = ("epochs", "prune_seconds", "train_seconds")
 FEW = 12  # epochs up to which each has its mark
 MARKS = 8  # marks on a longer line
-APART = 2.4  # points between lines that coincide
+APART = 1.6  # points between lines that coincide
 THIN = {"linewidth": 1.2, "markersize": 3.8}
 
 
@@ -30,10 +30,10 @@ def training_curves(
     """Test accuracy and training loss (logarithmic) against epoch.
 
     What was not trained at all has no curve, and is said in words. Without a summary, `epochs` is
-    one run's table, `method` its hue. With it: a row of panels per
-    ablation, a line per method and run, at the sparsity nearest to `sparsity`, the dense runs in
-    black; lines that coincide are drawn side by side. Raises ConfigurationError for an empty table
-    or several networks.
+    one run's table, `method` its hue. With it: a row of panels per ablation, for each method the
+    mean over seeds and from the lowest to the highest of them, at the sparsity nearest to
+    `sparsity`, the dense network in black. Raises ConfigurationError for an empty table or several
+    networks.
     """
     trained = epochs["epoch"].max() > 0
     if summary is None:
@@ -45,24 +45,27 @@ def training_curves(
         look = {"color": style.colour(run["method"].iloc[0]), "marker": ".", "linewidth": 1.2}
         for axes, column in zip(figure.subplots(1, 2), LABELS, strict=True):
             _draw(axes, [(run, look)], column)
+            if column == "test_accuracy":
+                axes.set_ylim(0, 102)
         return figure
     runs = tables.prepared(summary, ["dataset", "model", "seed", "run_id"])
     tables.one_network(runs)
     level = tables.nearest(runs["sparsity"], sparsity)
     runs = runs[(runs["sparsity"] == level) | tables.is_dense(runs)]
-    rows = tables.joined(epochs, runs)
     if not trained:
         return style.sentence("No training curves: no run was trained (epochs=0).")
+    rows = tables.joined(epochs[epochs["epoch"] > 0], runs)  # before that all networks guess
     pruned, dense = rows[~tables.is_dense(rows)], rows[tables.is_dense(rows)]
     shown = tables.ablations(pruned) or ["none"]
     figure = style.new_figure(0.9 + 2.2 * len(shown))
-    grid = figure.subplots(len(shown), 2, squeeze=False, sharex=True, sharey="col")
+    grid = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
+    for axes in grid[1:, 1]:
+        axes.sharey(grid[0, 1])
     for pair, ablation in zip(grid, shown, strict=True):
-        lines = [(run, style.DENSE) for _, run in dense.groupby(["method", "run_id"])]
         part = pruned[pruned["ablation"] == ablation]
+        lines = [(dense, style.DENSE)] if len(dense) else []
         for method in tables.methods(part):
-            runs_ = tables.of(part, method).groupby("run_id")
-            lines += [(run, style.method_look(method) | THIN) for _, run in runs_]
+            lines.append((tables.of(part, method), style.method_look(method) | THIN))
         for axes, column in zip(pair, LABELS, strict=True):
             _draw(axes, lines, column)
             axes.set_xlabel("Epoch" if ablation == shown[-1] else "")
@@ -74,8 +77,10 @@ def training_curves(
     if len(dense):
         handles.append(entry("dense network", **style.DENSE))
     style.legend_above(figure, handles)
-    shares = f"{style.percent(level)} of the weights removed; one line per run, side by side where "
-    shares += "they coincide."
+    shares = (
+        f"{style.percent(level)} of the weights removed. Lines: mean over seeds; bands: from the "
+    )
+    shares += "lowest to the highest. Lines that coincide stand side by side."
     style.write_caption(figure, tables.caption(runs) + ".", shares)
     return figure
 
@@ -135,10 +140,12 @@ def _dots(axes: Axes, values: pd.Series, height: float, hue: str) -> None:
 
 
 def _draw(axes: Axes, lines: list[tuple[pd.DataFrame, dict]], column: str) -> None:
-    """Lines of (a run's epochs, look); those that coincide stand side by side."""
+    """Lines of (epochs of runs that differ in their seed, look); those that coincide stand side by
+    side."""
     drawn: list[pd.Series] = []
-    for place, (run, look) in enumerate(lines):
-        values = run.sort_values("epoch").dropna(subset=[column]).set_index("epoch")[column]
+    for place, (runs, look) in enumerate(lines):
+        seeds = runs.dropna(subset=[column]).groupby("epoch")[column]
+        values = seeds.mean()
         if values.empty:  # no training, no loss
             continue
         few, step = len(values) <= FEW, max(len(values) // MARKS, 1)
@@ -149,19 +156,20 @@ def _draw(axes: Axes, lines: list[tuple[pd.DataFrame, dict]], column: str) -> No
         if look.get("marker") == "." and not few:
             look = look | {"marker": None}
         axes.plot(values.index, values, transform=aside, **marks | look)
+        axes.fill_between(
+            values.index, seeds.min(), seeds.max(), color=look["color"], alpha=0.15, linewidth=0
+        )
         axes.update_datalim(np.column_stack([values.index, values]))  # not from what lies aside
     axes.set_xlabel("Epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(LABELS[column])
     axes.autoscale_view()
-    if column == "test_accuracy":
-        axes.set_ylim(0, 102)
-    elif drawn:
+    if column == "train_loss" and drawn:
         axes.set_yscale("log")
         style.plain_log_ticks(axes.yaxis)
 
 
 def _coincide(values: pd.Series, other: pd.Series, column: str) -> bool:
-    """Whether two lines cannot be told apart: half a point of accuracy, a hundredth of a loss."""
-    near = {"atol": 0.5, "rtol": 0} if column == "test_accuracy" else {"rtol": 0.01}
+    """Whether two lines cannot be told apart: a tenth of a point of accuracy, a 500th of a loss."""
+    near = {"atol": 0.1, "rtol": 0} if column == "test_accuracy" else {"rtol": 0.002}
     return values.index.equals(other.index) and np.allclose(values, other, **near)

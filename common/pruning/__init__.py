@@ -10,7 +10,7 @@ masks = prune(model, "SNIP", 0.9, batches=[(images, labels)])   # the weights ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from common.base import deferred
@@ -96,7 +96,8 @@ def prune(
         )
     if shape is None:
         shape = batches[0][0].shape[1:] if batches else ()
-    if chosen.needs_shape and not shape:
+    sizes = isinstance(shape, Sequence) and all(isinstance(size, Integral) for size in shape)
+    if chosen.needs_shape and not (shape and sizes):
         raise ConfigurationError(f"{method} needs the shape of one input, e.g. shape=(3, 32, 32)")
     stream = generator(seed, "pruning")
     context = Context(tuple(shape), batches, stream, initialise=initialise)
@@ -106,19 +107,24 @@ def prune(
 
 def _check_batches(batches: Sequence[Batch]) -> None:
     """Raises ConfigurationError for what is not a sequence of pairs, a single pair most of all."""
-    listed = isinstance(batches, Sequence)
-    if not listed or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in batches):
+    from torch import Tensor
+
+    def is_pair(pair: object) -> bool:
+        tensors = isinstance(pair, Sequence) and [isinstance(one, Tensor) for one in pair]
+        return tensors == [True, True]
+
+    if not isinstance(batches, Sequence) or not all(map(is_pair, batches)):
         raise ConfigurationError(
-            "batches must be a list of pairs: batches=[(images, labels), ...], a single pair in a "
-            "list too"
+            "batches must be a list of pairs of tensors: batches=[(images, labels), ...], a single "
+            "pair in a list too"
         )
 
 
 def find_method(method: str, variant: str = "") -> Method:
     """The registered method. Raises ConfigurationError with the choices."""
-    if method not in METHODS:
+    if str(method) not in METHODS:
         raise unknown("method", method, METHODS)
-    if variant not in METHODS[method]:
+    if str(variant) not in METHODS[method]:
         raise unknown(f"{method}'s variant", variant, [v or '""' for v in METHODS[method]])
     return METHODS[method][variant]
 

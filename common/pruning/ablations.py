@@ -7,11 +7,11 @@ known without torch: a function that needs it imports it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.base.errors import ConfigurationError, unknown
+from common.base.errors import ConfigurationError, shown, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -80,15 +80,11 @@ def parse(ablation: str) -> Mapping[str, Callable]:
         acts_on = ABLATIONS[name].acts_on
         if acts_on in found or (acts_on == "none" and len(names) > 1):
             raise ConfigurationError(
-                f"ablation={ablation!r} combines {_quoted(names)}, which do not go together; "
+                f"ablation={shown(ablation)} combines names that do not go together; "
                 "combine at most one each of: invert; shuffle or shuffle_network; reinit"
             )
         found[acts_on] = ABLATIONS[name].apply
     return found
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return " and ".join(repr(name) for name in names)
 
 
 def _permuted(flat: Tensor, generator: torch.Generator) -> Tensor:

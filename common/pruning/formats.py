@@ -19,7 +19,7 @@ from torch.nn.utils import prune as torch_prune
 
 from common.base.errors import ConfigurationError
 from common.base.files import write_atomically
-from common.pruning.masks import Masks, apply, check_fit
+from common.pruning.masks import Masks, apply, check_fit, check_masks
 from common.pruning.parameters import prunable, weight_places
 
 # What a file holds, among its notes: packed bits, or a network's state with its masks' names.
@@ -34,7 +34,9 @@ def save_masks(
 
     about: what to note in the file, as text: the method, the sparsity ... packed: one bit a weight
     (an uint8 vector for each mask, the first weight in the highest bit) where it is a byte.
+    Raises ConfigurationError for what are no masks.
     """
+    check_masks(masks)
     notes, tensors = dict(about or {}), masks
     if packed:
         notes |= _noted("bits", masks)

@@ -92,14 +92,8 @@ def multiply(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 def check_fit(weights: Mapping[str, Tensor], masks: Masks, device: bool = True) -> None:
     """Raises ConfigurationError unless every mask is one, and has a weight of its name, shape and
     device."""
-    if not isinstance(masks, Mapping):
-        raise ConfigurationError(f"masks are a dictionary, name -> tensor, not {shown(masks)}")
+    check_masks(masks)
     for name, mask in masks.items():
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.is_meta:
-            what = f"{mask.dtype} on {mask.device}" if isinstance(mask, Tensor) else shown(mask)
-            raise ConfigurationError(
-                f"the mask of {name} is {what}; a mask is a torch.bool tensor with values"
-            )
         if name not in weights:
             under = f"{name}_orig" in weights
             raise ConfigurationError(
@@ -119,6 +113,18 @@ def check_fit(weights: Mapping[str, Tensor], masks: Masks, device: bool = True) 
             )
 
 
+def check_masks(masks: Masks) -> None:
+    """Raises ConfigurationError unless these are masks, whatever they are for."""
+    if not isinstance(masks, Mapping):
+        raise ConfigurationError(f"masks are a dictionary, name -> tensor, not {shown(masks)}")
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.is_meta:
+            what = f"{mask.dtype} on {mask.device}" if isinstance(mask, Tensor) else shown(mask)
+            raise ConfigurationError(
+                f"the mask of {name} is {what}; a mask is a torch.bool tensor with values"
+            )
+
+
 def like_weights(model: nn.Module, masks: Masks) -> Masks:
     """The masks on the weights' device and in their memory layout, where applying is quickest.
     Raises ConfigurationError where they do not fit the model."""
@@ -128,7 +134,8 @@ def like_weights(model: nn.Module, masks: Masks) -> Masks:
 
 
 def kept(masks: Masks) -> int:
-    """The number of weights kept."""
+    """The number of weights kept. Raises ConfigurationError for what are no masks."""
+    check_masks(masks)
     return sum(int(mask.sum()) for mask in masks.values())
 
 

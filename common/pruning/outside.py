@@ -27,7 +27,7 @@ from common.pruning.methods import METHODS, Method
 GROUP = "trials.methods"
 OPTIONS = {"iterations": int, "schedule": str, "scope": str, "images_per_class": int}
 
-_SPEC = re.compile(r"(?P<place>.+?)(?::(?P<name>\w+))?(?:@(?P<digest>[0-9a-f]{8}))?")
+_SPEC = re.compile(r"(?P<place>.+?)(?::(?P<name>\w+))?(?:@(?P<digest>[0-9a-f]{8}))?", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ _ADVICE = "choose a results_dir that you may write to"
 
 def is_done(folder: Path) -> bool:
     """Whether the run in `folder` is finished: summary.csv is there, which is written last."""
-    return (folder / "summary.csv").is_file()
+    return os.path.isfile(folder / "summary.csv")
 
 
 def check(folder: Path) -> None:

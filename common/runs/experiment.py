@@ -135,7 +135,7 @@ def configure(
     code_version()  # a result that could not say it would be worth nothing
     base = protocols.find(text(protocol, DEFAULT_PROTOCOL))
     variant = text(variant, "")
-    method = registry.named(method, variant)
+    method = registry.named(text(method, ""), variant)
     registry.find_method(method, variant)
     options = registry.read(method, options)
     ablation = text(ablation, "none").replace(" ", "")

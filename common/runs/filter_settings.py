@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.base.errors import ConfigurationError
+from common.base.errors import ConfigurationError, shown
 from common.pruning import ablations
 from common.runs.options import Option, Trial, number_in, one_of, whole_from
 from common.training import protocols
@@ -112,7 +112,7 @@ def check(experiment: Experiment) -> None:
 
 def _yes_or_no(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name}={value!r} is neither True nor False")
+        raise ConfigurationError(f"{name}={shown(value)} is neither True nor False")
     return value
 
 

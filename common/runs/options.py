@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,16 +22,18 @@ MOST = 10**6  # epochs, images of a batch, runs at a time: more is a slip
 
 def text(value: object, default: str) -> str:
     """The value as text, or the default where it is not given (None or "")."""
-    return default if value is None or value == "" else str(value)
+    if value is None or value == "":
+        return default
+    return value if isinstance(value, str) else shown(value)
 
 
 def path(name: str, value: object) -> str | None:
-    """A folder's path, or None where it is not given."""
+    """A folder's path, `~` read as a shell does, or None where it is not given."""
     if value is None or value == "":
         return None
     if not isinstance(value, (str, Path)) or "\0" in str(value):
         raise ConfigurationError(f"{name}={shown(value)} is not the path of a folder")
-    return str(value)
+    return os.path.expanduser(value)
 
 
 def whole(name: str, value: object, least: int, most: int = MOST) -> int | None:

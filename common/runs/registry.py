@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from common.base.errors import ConfigurationError, unknown
+from common.base.errors import ConfigurationError, shown, unknown
 from common.pruning import METHODS, Method, outside
 from common.runs import filter_settings, ticket_settings
 from common.runs.options import Option, Trial
@@ -95,7 +95,7 @@ def read(method: str, given: Mapping[str, object]) -> dict[str, object]:
         if name not in own:
             having = [m for m, trial in TRIALS.items() if name in {o.name for o in trial.options}]
             raise ConfigurationError(
-                f"{method} has no parameter {name!r}"
+                f"{method} has no parameter {shown(name)}"
                 + (f"; it is one of {', '.join(having)}" if having else "")
                 + (f"; {method}'s own are: {', '.join(own)}" if own else "")
             )

@@ -47,6 +47,7 @@ LISTS: dict[str, tuple[tuple[str, ...], Read]] = {
     "exponents": (("exponent",), number_in(0)),
     "sparsities": (("sparsity",), number_in(0, 1)),
     "methods": (("method", "iterations", "images_per_class"), read_line),
+    "models": (("model",), one_of(MODELS)),
     "networks": (("model", "protocol"), read_network),
 }
 

@@ -175,7 +175,8 @@ def seconds(time_budget: str) -> float:
         found = 0.0
     if not found >= 1:  # a number without a unit counts nanoseconds
         raise ConfigurationError(
-            f"time budget {time_budget!r}: write hours, minutes or seconds, such as 11h30m or 90m"
+            f"time budget {shown(time_budget)}: write hours, minutes or seconds, such as 11h30m "
+            "or 90m"
         )
     return found
 

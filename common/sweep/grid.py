@@ -121,9 +121,9 @@ def overrides(settings: Iterable[str]) -> dict[str, list]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise ConfigurationError(f"-p {setting!r}: write it as name=value")
+            raise ConfigurationError(f"-p {shown(setting)}: write it as name=value")
         if name not in keys():
-            raise unknown("-p", name, keys())
+            raise unknown("-p parameter", name, keys())
         if "," in text and not text.startswith("["):
             text = f"[{text}]"
         try:

@@ -3,6 +3,7 @@ wrong is said here."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -72,15 +73,16 @@ def experiments(
         try:
             configured = experiment.configure(method, **parameters, results_dir=root)
         except ConfigurationError as error:
-            raise _blamed(error, where, method, overrides or {}) from error
+            raise blamed(error, where, method, overrides or {}) from error
         found.setdefault(configured.folder, configured)
     return list(found.values())
 
 
-def _blamed(
-    error: ConfigurationError, where: str, method: str, overrides: Mapping[str, list]
+def blamed(
+    error: ConfigurationError, where: str, method: str, overrides: Iterable[str]
 ) -> ConfigurationError:
-    """The error with the place of the value that it names: the command line or the grid's file."""
+    """The error with the place of the value that it names: the command line, where that is one of
+    the `overrides`, or the file."""
     named = re.match(r"(\w+)=|.* has no parameter '(\w+)'", str(error))
     name = named and (named[1] or named[2])
     if name in overrides:
@@ -102,7 +104,7 @@ def job(configured: Experiment, notebook: Path) -> Job:
 
     parameters = configured.parameters()
     if parameters["data_dir"]:  # the notebook runs in another working folder
-        parameters["data_dir"] = str(Path(parameters["data_dir"]).expanduser().resolve())
+        parameters["data_dir"] = os.path.abspath(parameters["data_dir"])
     if configured.method in outside.LOADED:
         parameters["score"] = outside.LOADED[configured.method].spec
     epochs = configured.all_epochs

@@ -20,6 +20,7 @@ from common.base.files import write_atomically
 from common.sweep.processes import MARK, end_with_parent, kill_marked
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+START = 600  # seconds that a kernel may take to start where much else runs; a dead one is noticed
 LONGEST_SOCKET_PATH = 100  # in characters; the operating system's limit is 107, macOS's 103
 
 
@@ -67,6 +68,7 @@ def execute(task: dict) -> None:
         stdout_file=sys.stdout,
         stderr_file=sys.stdout,
         kernel_manager_class=Kernel,
+        start_timeout=START,
         shutdown_kernel="immediate",  # the results are on disk; nothing to wait for
     )
 
