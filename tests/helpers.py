@@ -67,6 +67,7 @@ def execute_notebook(notebook: Path, output: Path, **parameters: object) -> nbfo
         cwd=str(ROOT),
         kernel_name="python3",
         progress_bar=False,
+        start_timeout=600,  # on a busy machine
         stdout_file=sys.stdout,
     )
     assert output.stat().st_size < 500_000
