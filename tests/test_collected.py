@@ -169,7 +169,7 @@ def test_runs_of_another_code_version_are_left_out_on_demand(tmp_path):
     found = collect(tmp_path, code_version="feedbeef")
     assert found.summary["run_id"].tolist() == ["mixed", "new"]
     assert found.left_out == [(tmp_path / "SNIP" / "old", "other code version: 0123456789ab")]
-    with pytest.raises(ConfigurationError, match="3 unfinished, damaged or left out"):
+    with pytest.raises(ConfigurationError, match=r"3 unfinished, .* left out, as \w+: other code"):
         collect(tmp_path, code_version="abc")
 
 

@@ -94,9 +94,12 @@ def collect(root: Path, code_version: str | None = None, only: Keys | None = Non
     ordered = sorted(kept.values(), key=lambda run: run.folder)
     joined = _join(ordered, left_out)
     if not len(joined["summary"]):
+        told = [f"{folder.name}: {reason}" for folder, reason in sorted(left_out)[:1]]
         raise ConfigurationError(
-            f"{root} holds no finished run (<method>/<run_id>/summary.csv)"
-            + (f"; {len(left_out)} unfinished, damaged or left out" if left_out else "")
+            f"{root} holds no finished run that counts (<method>/<run_id>/summary.csv)"
+            + "".join(
+                f"; {len(left_out)} unfinished, damaged or left out, as {one}" for one in told
+            )
         )
     three = {name: joined.pop(name) for name in TABLES}
     return Collected(**three, left_out=sorted(left_out), more=joined)

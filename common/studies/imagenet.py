@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 
 from common.base.errors import ConfigurationError
@@ -24,6 +25,7 @@ from common.pruning.masks import Masks
 from common.pruning.rounds import Round, prune_rounds
 from common.results.reference import DATASETS, MODELS
 from common.results.statistics import mean_interval
+from common.results.words import LEAST, counted, spread
 from common.studies.network import Network, Setting
 from common.studies.tables import PROVENANCE, Table, of_units, read, read_asked, values
 
@@ -216,24 +218,62 @@ def shares(layers: pd.DataFrame) -> pd.DataFrame:
 def relative_densities(layers: pd.DataFrame, exponent: float) -> pd.DataFrame:
     """Rows: method, network; columns: roles; cells: the role's density over the whole network's at
     this compression, mean over seeds with its 95 % interval, in words."""
-    found = shares(layers).query("exponent == @exponent")
-    found["method"] = labels(found)
-    found["network"] = found["model"].map(MODELS) + ", " + found["dataset"].map(DATASETS)
+    found = _named(shares(layers).query("exponent == @exponent"))
 
     def told(values: pd.Series) -> str:
         one = mean_interval(values)
-        spread = f" ± {one.half_width:.2g}" if one.n > 1 else " (one seed)"
-        return f"{one.mean:.3g}{spread}"
+        return f"{one.mean:.3g}" + (f" ± {one.half_width:.2g}" if one.n > 1 else " (one seed)")
 
     keys = ["method", "network", "role"]
-    return found.groupby(keys, sort=False)["relative"].agg(told).unstack().reindex(columns=ROLES)
+    return _by_role(found.groupby(keys, sort=False)["relative"].agg(told).unstack())
+
+
+def changes(
+    layers: pd.DataFrame, exponent: float, large: Sequence[str], small: Sequence[str]
+) -> pd.DataFrame:
+    """Rows: methods; columns: roles; cells: how many times as dense a role is, relative to its
+    network, in the `large` network (model, data set) as in the `small` one: the geometric mean over
+    seeds with its 95 % interval, where that excludes 1."""
+    found = _named(shares(layers).query("exponent == @exponent and kept > 0"))
+    sides = [
+        found[(found["model"] == m) & (found["dataset"] == d)].set_index(["method", "role", "seed"])
+        for m, d in (large, small)
+    ]
+    ratio = np.log10(sides[0]["relative"] / sides[1]["relative"]).dropna()
+
+    def told(values: pd.Series) -> str:
+        one = mean_interval(values)
+        mean, low, high = (f"{10**v:.3g}" for v in (one.mean, one.low, one.high))
+        if one.n < LEAST:
+            return f"{mean} ({counted(one.n, 'seed')})"
+        return f"{mean} [{low}, {high}]" if one.excludes_zero else "no difference found"
+
+    return _by_role(ratio.groupby(level=["method", "role"], sort=False).agg(told).unstack())
+
+
+def reached_in_words(summary: pd.DataFrame) -> pd.DataFrame:
+    """`reached`, a row per network and method: from the lowest to the highest of the seeds."""
+    found = _named(reached(summary))
+    columns = {name: lambda v: spread(v, "{:.3g}") for name in ("whole", "connected", "possible")}
+    columns["seed"] = "nunique"
+    table = found.groupby(["network", "method"], sort=False).agg(columns)
+    return table.rename(columns={"seed": "seeds"})
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    network = table["model"].map(MODELS) + ", " + table["dataset"].map(DATASETS)
+    return table.assign(method=labels(table), network=network)
+
+
+def _by_role(table: pd.DataFrame) -> pd.DataFrame:
+    return table[[role for role in ROLES if role in table]].fillna("–")
 
 
 def labels(table: pd.DataFrame) -> list[str]:
     """`SynFlow, 8 rounds a power of ten`, for every row."""
     found = []
     for row in table[["method", "variant", "rounds", "inputs"]].itertuples(index=False):
-        told = method_label(row.method, row.variant if row.variant == "erk" else "")
-        told = told.replace("erk", "ERK")
+        # NTK-SAP's variant is its number of passes.
+        told = method_label(row.method, "ERK" if row.variant == "erk" else "")
         found.append(told + (f", {row.rounds} rounds a power of ten" if row.rounds else ""))
     return found
