@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from common.plots import style
-from common.results.reference import DATASETS, METHODS, MODELS
-from common.studies.captions import compression, study_caption
+from common.plots.panels import entry
+from common.plots.tables import network_name
+from common.results.reference import METHODS
+from common.studies.captions import compression, rows_of, study_caption
 from common.studies.imagenet import Line, labels
 
 _LINE = list(vars(Line("")))
@@ -28,12 +30,12 @@ def densities(layers: pd.DataFrame, summary: pd.DataFrame, exponent: float) -> F
     rows = figure.subplots(len(networks), 1, sharey=True, squeeze=False)[:, 0]
     at = layers[layers["exponent"] == exponent]
     for axes, network in zip(rows, networks, strict=True):
-        part = _of(at, _NETWORK, network)
+        part = rows_of(at, _NETWORK, network)
         names = list(dict.fromkeys(part["layer"]))
         total = part.groupby([*_LINE, "seed"])[["kept", "size"]].transform("sum")
         part = part.assign(relative=part["density"] / (total["kept"] / total["size"]))
         for line in _lines(part):
-            means = _of(part, _LINE, line).groupby("layer", sort=False)["relative"].mean()
+            means = rows_of(part, _LINE, line).groupby("layer", sort=False)["relative"].mean()
             means = means[names].where(means[names] > 0)
             look = style.method_look(line[:2]) | {"marker": "", "lw": 1.0}
             axes.plot(range(len(names)), means, **look)
@@ -43,10 +45,10 @@ def densities(layers: pd.DataFrame, summary: pd.DataFrame, exponent: float) -> F
                 look = {"color": style.colour(line[0]), "ms": 4, "ls": ""}
                 axes.plot(places, means.iloc[places], mark, **look)
         axes.axhline(1, color=style.GREY, lw=0.8, zorder=0)
-        axes.set(yscale="log", title=_title(network), ylabel="Density /\nnetwork's")
+        axes.set(yscale="log", title=network_name(*network), ylabel="Density /\nnetwork's")
         axes.set_xlim(-1, len(names))
     rows[-1].set_xlabel("Layer, from input to output")
-    marks = [Line2D([], [], ls="", marker=m, color=style.INK, label=r) for r, m in _MARKS.items()]
+    marks = [entry(r, ls="", marker=m, color=style.INK) for r, m in _MARKS.items()]
     style.legend_above(figure, [*_handles(at, marked=False), *marks])
     told = f"Compression {compression(10.0**exponent)}."
     style.write_caption(figure, told, study_caption(summary))
@@ -65,12 +67,12 @@ def collapse(summary: pd.DataFrame) -> Figure:
         off=100 * (1 - summary["effective"] / summary["kept"]),
     )
     for column, network in zip(panels.T, networks, strict=True):
-        part = _of(table, _NETWORK, network)
+        part = rows_of(table, _NETWORK, network)
         possible = float((part["prunable"] / part["layers"]).iloc[0])
         for axes, value in zip(column, ("dead", "off"), strict=True):
             _curves(axes, part, value)
             axes.axvline(possible, color=style.GREY, ls=":", lw=1)
-        column[0].set_title(_title(network))
+        column[0].set_title(network_name(*network))
         column[1].set_xlabel("Compression")
     panels[0, 0].set_ylabel("Empty layers [%]")
     panels[1, 0].set_ylabel("On no path [%]")
@@ -92,7 +94,7 @@ def roles(shares: pd.DataFrame, summary: pd.DataFrame, chosen: Sequence[str]) ->
     for row, role in zip(panels, chosen, strict=True):
         row[0].set_ylabel(f"Density: {role}")
         for axes, network in zip(row, networks, strict=True):
-            part = _of(shares[shares["role"] == role], _NETWORK, network)
+            part = rows_of(shares[shares["role"] == role], _NETWORK, network)
             if part.empty:
                 axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
             _curves(axes, part, "density")
@@ -100,7 +102,7 @@ def roles(shares: pd.DataFrame, summary: pd.DataFrame, chosen: Sequence[str]) ->
             axes.plot(ends, [1 / e for e in ends], color=style.GREY, ls=":", lw=1)
             axes.set(xscale="log", yscale="log", ylim=(1e-6, 1.5))
     for axes, network in zip(panels[0], networks, strict=True):
-        axes.set_title(_title(network))
+        axes.set_title(network_name(*network))
     for axes in panels[-1]:
         axes.set_xlabel("Compression")
     style.legend_above(figure, _handles(summary))
@@ -111,7 +113,7 @@ def roles(shares: pd.DataFrame, summary: pd.DataFrame, chosen: Sequence[str]) ->
 
 def _curves(axes: Axes, part: pd.DataFrame, value: str) -> None:
     for line in _lines(part):
-        means = _of(part, _LINE, line).groupby("exponent")[value].mean()
+        means = rows_of(part, _LINE, line).groupby("exponent")[value].mean()
         means = means[(means > 0) | (value != "density")]  # no place on a logarithmic axis
         axes.plot(10.0**means.index, means, **style.method_look(line[:2]) | {"ms": 3, "lw": 1.1})
     axes.set_xscale("log")
@@ -122,7 +124,7 @@ def _handles(table: pd.DataFrame, marked: bool = True) -> list[Line2D]:
     for line in _lines(table):
         one = pd.DataFrame([line], columns=_LINE)
         look = style.method_look(line[:2]) | ({} if marked else {"marker": ""})
-        found.append(Line2D([], [], label=labels(one)[0], ms=3, **look))
+        found.append(entry(labels(one)[0], ms=3, **look))
     return found
 
 
@@ -134,12 +136,3 @@ def _lines(table: pd.DataFrame) -> list[tuple]:
 
 def _networks(table: pd.DataFrame) -> list[tuple]:
     return list(dict.fromkeys(table[_NETWORK].itertuples(index=False, name=None)))
-
-
-def _of(table: pd.DataFrame, columns: list[str], key: tuple) -> pd.DataFrame:
-    return table[(table[columns] == list(key)).all(axis=1)]
-
-
-def _title(network: tuple[str, str]) -> str:
-    model, dataset = network
-    return f"{MODELS.get(model, model)}, {DATASETS.get(dataset, dataset)}"
