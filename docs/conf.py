@@ -45,6 +45,7 @@ pages, rendered = (
 include_patterns = ["README.md", "docs/explorer.md", *map(str, [*pages, *rendered])]
 
 nb_execution_mode = "off"
+nb_custom_formats = {".ipynb": "folding.folded"}
 nb_merge_streams = True
 nb_ipywidgets_js = {}
 myst_enable_extensions = ["dollarmath", "amsmath"]

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from common.pruning import apply, prunable, prune
 from common.pruning.diagnostics import (
-    collapsed_layers,
     effective_masks,
     flow_through_units,
     gradient_norm,
@@ -27,15 +26,6 @@ from common.pruning.diagnostics import (
 def random_masks(model, density, seed=0):
     stream = torch.Generator().manual_seed(seed)
     return {n: torch.rand(w.shape, generator=stream) < density for n, w in prunable(model).items()}
-
-
-def test_collapsed_layers():
-    masks = {
-        "a": torch.tensor([True, False]),
-        "b": torch.zeros(3, 2).bool(),
-        "c": torch.ones(1) > 0,
-    }
-    assert collapsed_layers(masks) == ["b"]
 
 
 # Multiply-adds

@@ -198,24 +198,6 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert (run.data_dir, run.results_dir) == (f"{tmp_path}/data", tmp_path / "out")
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10", "tiny_imagenet"])
-def test_a_model_takes_the_data_sets_images_or_says_so(model, dataset):
-    """Sides of 8, 28, 32 and 64: VGGs halve five times, a ResNet-18 three times to 2 x 2; LeNet-5
-    takes four pixels off and halves, twice."""
-    side = {"digits": 8, "mnist": 28, "cifar10": 32, "tiny_imagenet": 64}[dataset]
-    if re.fullmatch(r"vgg\d+", model):
-        fits = side % 32 == 0
-    else:
-        least = 128 if model in ("resnet34", "resnet50") else 8
-        fits = side >= (16 if model.endswith("resnet18") or model == "lenet5" else least)
-    if fits:
-        assert configure("random", dataset=dataset, model=model).model == model
-    else:
-        with pytest.raises(ConfigurationError, match=f"model='{model}'.*{side}x{side}"):
-            configure("random", dataset=dataset, model=model)
-
-
 # Protocols: the numbers of science.md's table, written out once more
 
 

@@ -80,21 +80,6 @@ def test_masks_in_channels_last_and_masks_that_share_memory(residual, tmp_path):
     assert_same(laid_out, masks)
 
 
-def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "masks"
-    save_masks({"weight": torch.ones(3, dtype=torch.bool)}, path)
-
-    def fail(temporary, content):
-        temporary.open("wb").write(content[:9])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
-    with pytest.raises(KeyboardInterrupt):
-        save_masks({"weight": torch.zeros(3, dtype=torch.bool)}, path)
-    assert load_masks(path)["weight"].all()
-    assert [p.name for p in tmp_path.iterdir()] == ["masks"]
-
-
 def test_files_that_hold_no_masks(tmp_path):
     (tmp_path / "text").write_text("masks")
     with pytest.raises(ConfigurationError, match="text is not a whole safetensors file"):

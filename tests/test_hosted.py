@@ -10,9 +10,9 @@ from pathlib import Path
 import kaggle_machine
 import nbformat
 import pandas as pd
-import papermill
 import pytest
 import torch
+from helpers import execute_notebook
 
 from common.base import bootstrap, environment
 from common.base.errors import ConfigurationError
@@ -219,14 +219,8 @@ def test_run_all_goes_on_to_the_download_when_a_run_fails(tmp_path):
     grid = tmp_path / "broken.yaml"
     grid.write_text("runs:\n  - {method: magnitude, epochs: 0, device: 'cuda:7'}\n")
     output = tmp_path / "out.ipynb"
-    papermill.execute_notebook(
-        str(ROOT / "trials" / "run_all.ipynb"),
-        str(output),
-        {"grid": str(grid), "results_dir": str(tmp_path / "results")},
-        cwd=str(ROOT),
-        start_timeout=600,
-        progress_bar=False,
-    )
+    given = {"grid": str(grid), "results_dir": str(tmp_path / "results")}
+    execute_notebook(ROOT / "trials" / "run_all.ipynb", output, **given)
     text = said(output)
     assert "device='cuda:7' is not there" in text
     assert "No run is finished yet." in text

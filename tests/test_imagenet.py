@@ -298,6 +298,9 @@ def test_the_protocol_warms_up():
     )
     assert hyper.at_last_rate().learning_rate_at(0) == pytest.approx(0.0004)
     assert PROTOCOLS["frankle2021"].for_run("resnet50", "imagenet", 18).warmup == 1
+    small = PROTOCOLS["frankle2021"].for_run("resnet20", "imagenet32", None)
+    assert (hyper.batch_size, hyper.micro_batch) == (small.batch_size, 64)
+    assert small.micro_batch is None
 
 
 def resnet50():

@@ -75,19 +75,6 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path, before):
     assert not before or path.read_text() == before
 
 
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
-    path = tmp_path / "x"
-    path.write_text("old")
-
-    def write(temporary):
-        temporary.write_text("ne")
-        assert path.read_text() == "old"
-        temporary.write_text("new")
-
-    run_folder.write_atomically(path, write)
-    assert path.read_text() == "new"
-
-
 def test_a_file_takes_its_place_in_one_step_or_not_at_all(tmp_path, monkeypatch):
     (tmp_path / "x").write_text("old")
 

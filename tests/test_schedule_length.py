@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 
 import nbformat
 import numpy as np
 import pandas as pd
 import papermill
 import pytest
+from helpers import caption, execute_notebook, left_titles, outputs
 
 from common.base.errors import ConfigurationError
 from common.base.paths import ROOT
@@ -318,10 +318,6 @@ def test_advice_is_there_whatever_runs_there_are(steps):
 # Figures
 
 
-def caption(figure):
-    return " ".join(figure.get_supxlabel().split())
-
-
 def drawn(axes, colour):
     """x and y of the line in this colour with most points."""
     of = [line for line in axes.lines if line.get_color() == colour]
@@ -339,9 +335,8 @@ def test_effects_are_drawn_at_their_lengths_with_intervals():
     assert np.allclose(y, rows["mean"])
     assert np.allclose(x / rows["epochs"], 1, atol=0.1)
     assert len(ours.containers) == 3, "a set of intervals a method"
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        *("ResNet-20, CIFAR-10", "ResNet-32 (width 32-64-128)", "VGG-19")
-    ]
+    titles = ["ResNet-20, CIFAR-10", "ResNet-32 (width 32-64-128)", "VGG-19"]
+    assert left_titles(figure) == titles
     assert not any(axes.containers for axes in theirs), "single runs have no intervals"
     assert list(ours.get_xticks()) == LENGTHS
     for part in ("105 runs of 2, 4, 8, 15, 30 epochs", "3 seeds", "one run each", "cpu: made up"):
@@ -365,28 +360,15 @@ def test_one_seed_is_drawn_without_an_interval_and_a_long_interval_is_cut():
 # The notebook
 
 
-def execute(home, tmp_path, **parameters):
-    out = tmp_path / "out.ipynb"
-    papermill.execute_notebook(
-        str(NOTEBOOK),
-        str(out),
-        parameters={"results_dir": str(home), **parameters},
-        start_timeout=600,
-        progress_bar=False,
-        kernel_name="python3",
-        stdout_file=sys.stdout,
-        cwd=str(ROOT),
-    )
-    assert out.stat().st_size < 500_000
-    outputs = [o for c in nbformat.read(out, as_version=4).cells for o in c.get("outputs", [])]
-    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
-    said = "\n".join("".join(o.get("data", {}).get("text/markdown", "")) for o in outputs)
-    return len(pictures), said
+def executed(home, tmp_path, **parameters):
+    """How many pictures the notebook shows, and what it says."""
+    made = execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", results_dir=str(home), **parameters)
+    return len(outputs(made, "image/png")), "\n".join(outputs(made, "text/markdown"))
 
 
 @pytest.mark.slow
 def test_the_notebook_tells_complete_tables(home, tmp_path):
-    pictures, said = execute(home, tmp_path)
+    pictures, said = executed(home, tmp_path)
     assert pictures == 2
     assert "All 105 runs" in said
     assert "after 30, no gain is found" in said
@@ -399,9 +381,9 @@ def test_the_notebook_tells_what_there_is_of_incomplete_tables(tmp_path):
     part = part.assign(protocol="quick", dataset="digits", model="small_vgg")
     write(part, tmp_path / "schedule_length")
     asked = {"protocol": "quick", "dataset": "digits", "model": "small_vgg"}
-    pictures, said = execute(tmp_path, tmp_path, **asked, lengths=[1, 2, 4], images_per_second=[9])
+    pictures, said = executed(tmp_path, tmp_path, **asked, lengths=[1, 2, 4], images_per_second=[9])
     assert pictures == 2
     assert "runs are missing" in said
     assert "do not speak to that" in said
     with pytest.raises(papermill.PapermillExecutionError, match="hold dataset='digits'"):
-        execute(tmp_path, tmp_path)
+        executed(tmp_path, tmp_path)

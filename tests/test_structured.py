@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import assert_same_tables, carry_out, untimed
+from helpers import assert_same_tables, caption, carry_out, left_titles, legend, untimed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -590,13 +590,26 @@ def undisturbed(tmp_path_factory):
     return carry_out(configured(tmp_path_factory.mktemp("undisturbed"), **LENGTHS))
 
 
+@pytest.fixture
+def begun(monkeypatch):
+    """The trainings of runs, as they begin."""
+    names, train = [], loop.train
+
+    def noted(*arguments, stage, **options):
+        names.append(stage.name)
+        return train(*arguments, stage=stage, **options)
+
+    monkeypatch.setattr(loop, "train", noted)
+    return names
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "epoch"), [("sparse", 2), ("train", 4), ("mask", 6)])
 def test_a_run_that_was_killed_goes_on_to_the_same_result(
-    tmp_path, monkeypatch, undisturbed, stage, epoch
+    tmp_path, monkeypatch, undisturbed, begun, stage, epoch
 ):
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
-    report, train = run_folder.write_progress, loop.train
+    report = run_folder.write_progress
 
     def kill(folder, told, at, *rest):
         report(folder, told, at, *rest)
@@ -607,12 +620,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     with pytest.raises(KeyboardInterrupt):
         carry_out(configured(tmp_path, **LENGTHS))
     monkeypatch.setattr(run_folder, "write_progress", report)
-    begun = []
-    monkeypatch.setattr(
-        loop,
-        "train",
-        lambda *a, stage, **k: begun.append(stage.name) or train(*a, stage=stage, **k),
-    )
+    del begun[:]
     again = carry_out(configured(tmp_path, **LENGTHS))
     stages = ["sparse", "train", "mask"]
     assert begun == stages[stages.index(stage) :], "what was finished is not trained again"
@@ -621,13 +629,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
 
 
 @pytest.mark.slow
-def test_runs_that_differ_in_what_they_remove_train_once(tmp_path, monkeypatch):
-    train, begun = loop.train, []
-    monkeypatch.setattr(
-        loop,
-        "train",
-        lambda *a, stage, **k: begun.append(stage.name) or train(*a, stage=stage, **k),
-    )
+def test_runs_that_differ_in_what_they_remove_train_once(tmp_path, begun):
     options = {"epochs": 0, "compare": False}
     first = carry_out(configured(tmp_path, sparsity=0.5, **options))
     second = carry_out(configured(tmp_path, sparsity=0.8, **options))
@@ -696,9 +698,8 @@ def test_describe_says_what_will_run(tmp_path):
 
 def test_figures_show_the_run(quick):
     figure = filter_plots.filter_norms(tables.filters(quick))
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
     shapes = tables.shapes(quick)
-    assert titles == [
+    assert left_titles(figure) == [
         f"{row['layer']}: {row['vanished']} of {row['filters']} vanished"
         for row in shapes.iloc[:-1].to_dict("records")
     ]
@@ -736,7 +737,7 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
     )
     left, work = filter_plots.filter_variants(summary).axes
     assert len(left.lines) == 2 * 4, "means and runs"
-    assert [text.get_text() for text in left.figure.legends[0].get_texts()] == [
+    assert legend(left.figure) == [
         "group lasso, proximal, λ = 0.1",
         "group lasso, proximal, λ = 0.2",
         "L1 norm (Li et al.), fine tune at all rates",
@@ -745,8 +746,8 @@ def test_variants_stand_beside_each_other_with_the_work_they_really_do():
     # What all runs have is told in the caption, or not at all.
     longer = summary.assign(variant=summary["variant"] + "+sparse_epochs-16")
     figure = filter_plots.filter_variants(longer)
-    assert "sparse" not in "".join(text.get_text() for text in figure.legends[0].get_texts())
-    assert "16 epochs of training" in " ".join(figure.get_supxlabel().split())
+    assert "sparse" not in "".join(legend(figure))
+    assert "16 epochs of training" in caption(figure)
     assert work.lines[0].get_xdata().tolist() == pytest.approx([50, 80])
     assert work.lines[6].get_xdata().tolist() == [0, 0]
     times = [
@@ -802,8 +803,7 @@ def test_published_points():
     points = [tuple(float(v[0]) for v in line.get_data()) for line in figure.axes[0].lines[:4]]
     assert points[0] == pytest.approx((64, 0.15))
     assert points[3] == pytest.approx((80, 0.5))
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[0] == "L1 filter (Li 2017) pruned-A: VGG-16, CIFAR-10"
+    assert legend(figure)[0] == "L1 filter (Li 2017) pruned-A: VGG-16, CIFAR-10"
     assert figure.axes[0].get_ylim()[0] > -1
     # Those of one label are one line, and what fell far below is told, not shown.
     several = [("ours", 0.9, -30.0), ("ours", 0.5, 0.1), ("other", 0.5, 0.2)]
@@ -811,7 +811,7 @@ def test_published_points():
     assert figure.axes[0].lines[3].get_xdata().tolist() == [50, 90]
     assert len(figure.axes[0].lines) == 3 + 2 + 1
     assert figure.axes[0].get_ylim()[0] == -5
-    assert "more than 5 points" in " ".join(figure.get_supxlabel().split())
+    assert "more than 5 points" in caption(figure)
 
 
 def test_the_shipped_grid(tmp_path):

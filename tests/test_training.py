@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import assert_same
 from torch import nn
 from torch.nn import functional as F
 
@@ -253,6 +254,51 @@ def test_the_global_generator_is_left_alone(loaders, pruned):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+# Batches larger than memory
+
+ACCUMULATED = dataclasses.replace(HYPER, micro_batch=24)  # 64 = 24 + 24 + 16, 44 = 24 + 20
+
+
+def test_without_batchnorm_an_accumulated_batch_is_the_batch(loaders, network):
+    ends = []
+    for hyper in (HYPER, ACCUMULATED):
+        model, seen = network("lenet_300_100", (1, 8, 8)), []
+        model.register_forward_hook(
+            lambda module, inputs, output, seen=seen: (
+                seen.append(len(output)) if module.training else None
+            )
+        )
+        masks = prune(model, "magnitude", 0.7)
+        history = train(model, masks, *loaders(), hyper, EPOCH_COUNT, "float32")
+        ends.append((model, values(history.rows), max(seen)))
+    (one, rows, whole), (two, accumulated, most) = ends
+    assert (whole, most) == (64, 24)
+    assert_same(two.state_dict(), dict(one.state_dict()), rtol=1e-4, atol=1e-6)
+    for row, other in zip(rows, accumulated, strict=True):
+        assert row[:2] == other[:2]
+        assert [v for v in other if v is not None] == pytest.approx(
+            [v for v in row if v is not None], rel=1e-4
+        )
+
+
+def test_batchnorm_normalises_by_what_goes_through_it_together(digits, network):
+    """An accumulated step of several parts is the mean of their own steps, weighted by images."""
+    images, labels = datasets.scoring_batch(digits, 4, 0, "cpu")
+    model, gradients = network("small_vgg", (1, 8, 8)), {}
+    for part in (slice(0, 24), slice(24, 40)):
+        alone = copy.deepcopy(model)
+        F.cross_entropy(alone(images[part]), labels[part]).backward()
+        for name, p in alone.named_parameters():
+            share = len(labels[part]) / 40 * p.grad
+            gradients[name] = gradients.get(name, 0) + share
+    optimizer = steps.make_optimizer(model, HYPER, "float32")
+    loss, logits = steps.backward(model, optimizer, images, labels, 24)
+    found = {name: p.grad for name, p in model.named_parameters()}
+    assert_same(found, gradients, rtol=1e-4, atol=1e-6)
+    assert float(loss) == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+    assert all(m.num_batches_tracked == 2 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
 # Interruption
 
 
@@ -264,7 +310,7 @@ def checkpoints(monkeypatch):
 @pytest.mark.parametrize(
     ("breaks_at", "resumes_at"), [((0, 3), 0), ((1, 0), 1), ((2, 4), 2), ((3, 2), 3)]
 )
-@pytest.mark.parametrize("hyper", [HYPER, LINEAR], ids=["steps", "linear"])
+@pytest.mark.parametrize("hyper", [LINEAR, ACCUMULATED], ids=["linear", "accumulated"])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     loaders, pruned, checkpoints, tmp_path, breaks_at, resumes_at, hyper
 ):
@@ -285,7 +331,8 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     history = train(
         model, masks, train_data, test_data, hyper, EPOCH_COUNT, "float32", folder=tmp_path
     )
-    assert sum(seen) == 5 * (EPOCH_COUNT - resumes_at)
+    passes = 4 * 3 + 2 if hyper.micro_batch else 5
+    assert sum(seen) == passes * (EPOCH_COUNT - resumes_at)
     assert_same_state(model, straight)
     assert values(history.rows) == values(expected.rows)
     assert history.images == expected.images

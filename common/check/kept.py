@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.base.seeding import generator
-from common.pruning import METHODS, Masks, Method, find_method, keep_count, kept, outside, prunable
-from common.pruning.masks import select
+from common.pruning import METHODS, Masks, Method, find_method, kept, outside, prunable
 from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context, Scores, in_mode
 from common.runs.network import Network
-from common.studies.tables import provenance
+from common.studies.chaos import perturb
+from common.studies.layer_collapse import UNIT
+from common.studies.tables import layer_rows, provenance
 
 CHANGE = 1e-6  # relative, of every weight
 STREAM, WEIGHTS, SEED = "itself, another random stream", "itself, weights changed", "itself, seeds"
@@ -70,11 +71,10 @@ def collapse(label: str, method: Method, network: Network) -> pd.DataFrame:
     for exponent in EXPONENTS:
         sparsity = 1 - 10.0**-exponent
         _, masks = _pruned(method, network, [sparsity])
-        for name, mask in masks[sparsity].items():
-            line = (label, method.iterations, method.images_per_class, network.seed, exponent)
-            rows.append((*line, name.removesuffix(".weight"), mask.numel(), int(mask.sum())))
-    names = ("method", "iterations", "images_per_class", "seed", "exponent", "layer", "size")
-    return pd.DataFrame(rows, columns=(*names, "kept")).assign(**about)
+        line = (label, method.iterations, method.images_per_class, network.seed, exponent)
+        unit = dict(zip(UNIT, line, strict=True))
+        rows += [{**unit, **row, **about} for row in layer_rows(masks[sparsity])]
+    return pd.DataFrame(rows)
 
 
 def cost(method: Method, network: Network, sparsity: float) -> float:
@@ -113,22 +113,16 @@ def _pruned(
         if stream:
             draws = generator(network.seed, "pruning", stream)
             context = replace(context, generator=draws)
-        noise = generator(network.seed, "changed weights")
-        with torch.no_grad():
-            for weight in prunable(module).values() if change else ():
-                weight.mul_(1 + change * torch.randn(weight.shape, generator=noise).to(weight))
+        if change:
+            perturb(module, change, generator(network.seed, "changed weights"))
         return module, context
 
     module, context = start()
     first = {name: score.clone() for name, score in method.score(module, context).items()}
-    masks = {}
+    known, masks = first if method.iterations == 1 else None, {}
     for sparsity in sparsities:
         module, context = start()
-        if method.iterations == 1 and method.scope == "global":
-            total = sum(score.numel() for score in first.values())
-            masks[sparsity] = select(first, keep_count(total, sparsity), context.generator)
-        else:
-            masks[sparsity] = prune_rounds(module, method, sparsity, context)
+        masks[sparsity] = prune_rounds(module, method, sparsity, context, first=known)
     return first, masks
 
 

@@ -38,34 +38,3 @@ from common.plots.outcome import drawing, outcome
 from common.plots.runs import cost, training_curves
 from common.plots.style import save
 from common.plots.tables import ablations, key_value_table, network_name, settings
-
-__all__ = [
-    "ablation_effects",
-    "ablations",
-    "accuracies",
-    "accuracy_by_ablation",
-    "against_random",
-    "beside_published",
-    "by_sparsity",
-    "concentration",
-    "cost",
-    "drawing",
-    "effects",
-    "key_value_table",
-    "layer_densities",
-    "markdown",
-    "mask_image",
-    "methods_together",
-    "network_name",
-    "orders_compared",
-    "orders_table",
-    "outcome",
-    "predicted_densities",
-    "published_table",
-    "random_compared",
-    "save",
-    "score_histograms",
-    "scores_by_layer_size",
-    "settings",
-    "training_curves",
-]

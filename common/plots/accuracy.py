@@ -14,13 +14,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from common import datasets
 from common.plots import style, tables
+from common.plots.panels import entry, ticks_at, title_method
 from common.results.reference import single_source
 from common.results.statistics import mean_interval
 
+ACCURACY = "test_accuracy"
 COLUMNS = 5  # panels side by side
 CLOSE_UP = 25.0  # percentage points below the best that a close-up shows at most
 CROWD = 8  # points on a line up to which each has its bar; more share a band, and are small
@@ -40,24 +41,19 @@ Panels = list[tuple[Axes, Axes]]  # (all of 0 to 100, close-up)
 
 
 @style.styled
-def accuracy_by_ablation(
-    summary: pd.DataFrame,
-    reference: pd.DataFrame | None = None,
-    statistic: str = "test_accuracy",
-) -> Figure:
+def accuracy_by_ablation(summary: pd.DataFrame, reference: pd.DataFrame | None = None) -> Figure:
     """Accuracy against weights removed: a panel per method and its close-up, a line per ablation,
     and in all of them unmodified random pruning.
 
     summary: finished runs of one data set and model (contract columns); methods without an ablation
     share the last panel, or have one each if no method has any; reference: rows of one source
-    (`common.results.reference.curves`), drawn in grey in the panel of their method; statistic:
-    `test_accuracy` or `best_test_accuracy`. Lines are means over seeds, bars (bands, along many
-    points) their 95 percent t-intervals, dots single seeds; runs with a collapsed layer are
-    crossed. Runs of sparsity 0 are the dense network. Raises ConfigurationError for an empty
-    summary, several networks or sources, a reference for another network, an unknown statistic, or
-    several runs of one seed in a cell.
+    (`common.results.reference.curves`), drawn in grey in the panel of their method. Lines are means
+    over seeds, bars (bands, along many points) their 95 percent t-intervals, dots single seeds;
+    runs with a collapsed layer are crossed. Runs of sparsity 0 are the dense network. Raises
+    ConfigurationError for an empty summary, several networks or sources, a reference for another
+    network, or several runs of one seed in a cell.
     """
-    pruned, dense, theirs = _parts(summary, statistic, reference)
+    pruned, dense, theirs = _parts(summary, reference)
     methods = tables.methods(pruned)
     shown = _ablated(pruned) or methods or [("dense", "")]
     others = [method for method in methods if method not in [*shown, YARDSTICK]]
@@ -65,7 +61,7 @@ def accuracy_by_ablation(
     theirs = theirs[_among(theirs, methods)]
     figure, panels = _panels(len(shown) + bool(others))
     for pair, method in zip(panels, shown, strict=False):
-        pair[0].set_title(style.method_label(*method), color=style.colour(method[0]), weight="bold")
+        title_method(pair[0], style.method_label(*method), method[0])
         ours, published = tables.of(pruned, method), tables.of(theirs, method)
         lines = [] if method == YARDSTICK else [yardstick]
         lines += [
@@ -75,7 +71,7 @@ def accuracy_by_ablation(
         for axes in pair:
             for ablation in tables.ablations(published):
                 _draw_reference(axes, tables.of(published, method, ablation), _look(ablation))
-            _draw_lines(axes, lines, statistic, pruned)
+            _draw_lines(axes, lines, pruned)
     if others:
         labels = [style.method_label(*method) for method in others]
         title = ", ".join(labels) if len(labels) <= 2 else "Other methods"
@@ -84,17 +80,15 @@ def accuracy_by_ablation(
         for axes in panels[-1]:
             for method in others:
                 _draw_reference(axes, tables.of(theirs, method, "none"), style.method_look(method))
-            _draw_lines(axes, [yardstick, *lines], statistic, pruned)
+            _draw_lines(axes, [yardstick, *lines], pruned)
     handles = [
-        Line2D([], [], label=style.ablation_style(name)[0], **_look(name, "#404040"))
+        entry(style.ablation_style(name)[0], **_look(name, "#404040"))
         for name in tables.ablations(pruned)
     ]
     if len(yardstick[0]) and shown != [YARDSTICK]:
-        handles.append(Line2D([], [], label="random pruning", **YARDSTICK_LOOK))
-    for method in others:
-        label = style.method_label(*method)
-        handles.append(Line2D([], [], label=label, **style.method_look(method)))
-    return _finished(figure, panels, handles, pruned, dense, statistic, theirs)
+        handles.append(entry("random pruning", **YARDSTICK_LOOK))
+    handles += [entry(style.method_label(*one), **style.method_look(one)) for one in others]
+    return _finished(figure, panels, handles, pruned, dense, theirs)
 
 
 @style.styled
@@ -102,12 +96,11 @@ def methods_together(
     summary: pd.DataFrame,
     ablations: Sequence[str] = ("none",),
     reference: pd.DataFrame | None = None,
-    statistic: str = "test_accuracy",
 ) -> Figure:
     """Accuracy against weights removed, all methods in one panel (and a close-up) per ablation;
     random pruning without it, if that is all there is. Arguments, marks and errors as for
     `accuracy_by_ablation`; also raises ConfigurationError for an ablation that was not run."""
-    pruned, dense, theirs = _parts(summary, statistic, reference)
+    pruned, dense, theirs = _parts(summary, reference)
     for ablation in ablations:
         tables.check_ablation(pruned, ablation)
     yardstick = _yardstick(pruned)
@@ -130,13 +123,13 @@ def methods_together(
                 _draw_reference(
                     axes, tables.of(theirs, method, ablation), style.method_look(method)
                 )
-            _draw_lines(axes, lines, statistic, drawn)
+            _draw_lines(axes, lines, drawn)
     handles = []
     for method in tables.methods(drawn):
         unmodified = ", unmodified" if added and method == YARDSTICK else ""
         label = style.method_label(*method) + unmodified
-        handles.append(Line2D([], [], label=label, **style.method_look(method)))
-    return _finished(figure, panels, handles, drawn, dense, statistic, theirs)
+        handles.append(entry(label, **style.method_look(method)))
+    return _finished(figure, panels, handles, drawn, dense, theirs)
 
 
 def removed_axis(axes: Axes, removed: np.ndarray) -> None:
@@ -155,9 +148,7 @@ def removed_axis(axes: Axes, removed: np.ndarray) -> None:
     else:
         steps = (1, 2, 5) if high / low < 200 else (1,)
         ticks = [s * 10.0**e for e in range(-6, 3) for s in steps]
-    axes.xaxis.set_major_locator(FixedLocator([100 - tick for tick in ticks]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    ticks_at(axes.xaxis, [100 - tick for tick in ticks], "{:.6g}".format)
 
 
 def _decades(removed: np.ndarray) -> np.ndarray:
@@ -166,10 +157,10 @@ def _decades(removed: np.ndarray) -> np.ndarray:
 
 
 def _parts(
-    summary: pd.DataFrame, statistic: str, reference: pd.DataFrame | None
+    summary: pd.DataFrame, reference: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The summary's pruned runs, its dense ones, and the reference's rows, all checked."""
-    runs = tables.one_statistic(summary, statistic)
+    runs = tables.one_accuracy(summary)
     theirs = runs.iloc[:0] if reference is None else reference
     if len(theirs):
         single_source(theirs)
@@ -215,9 +206,7 @@ def _look(ablation: str, hue: str = style.GREY) -> dict:
     return {"color": style.lighter(hue, share), "linestyle": dashes, "marker": marker}
 
 
-def _draw_lines(
-    axes: Axes, lines: list[tuple[pd.DataFrame, dict]], statistic: str, every: pd.DataFrame
-) -> None:
+def _draw_lines(axes: Axes, lines: list[tuple[pd.DataFrame, dict]], every: pd.DataFrame) -> None:
     """Lines of (runs, look), side by side where they have bars, so that none hides another.
 
     every: the runs that make the axis.
@@ -227,12 +216,12 @@ def _draw_lines(
     step = min(APART, ABREAST / max(len(lines), 1)) * decades if _has_bars(every) else 0.0
     for place, (runs, look) in enumerate(lines):
         steps = (len(lines) - 1) / 2 - place
-        _draw(axes, runs, statistic, look, 10 ** (step * steps))
+        _draw(axes, runs, look, 10 ** (step * steps))
 
 
-def _draw(axes: Axes, runs: pd.DataFrame, statistic: str, look: dict, shift: float) -> None:
+def _draw(axes: Axes, runs: pd.DataFrame, look: dict, shift: float) -> None:
     """A line, and what is known of its spread; shift: a factor on the weights that stay."""
-    points = tables.curve(runs, statistic)
+    points = tables.curve(runs, ACCURACY)
     x, few = 100 * (1 - (1 - points["sparsity"]) * shift), len(points) <= CROWD
     axes.plot(x, points["mean"], **{"markersize": 4.5 if few else 3, "zorder": 3} | look)
     removed, hue = 100 * (1 - (1 - runs["sparsity"]) * shift), look["color"]
@@ -243,17 +232,17 @@ def _draw(axes: Axes, runs: pd.DataFrame, statistic: str, look: dict, shift: flo
     elif several.any():
         axes.fill_between(x, points["low"], points["high"], color=hue, alpha=0.2, lw=0)
     if 1 < points["n"].max() <= DOTS:
-        axes.plot(removed, runs[statistic], ".", ms=4.5, mew=0, color=hue)
+        axes.plot(removed, runs[ACCURACY], ".", ms=4.5, mew=0, color=hue)
     if "layers_collapsed" in runs:
         cut = runs["layers_collapsed"] > 0
-        axes.plot(removed[cut], runs.loc[cut, statistic], **style.COLLAPSED, zorder=4)
+        axes.plot(removed[cut], runs.loc[cut, ACCURACY], **style.COLLAPSED, zorder=4)
 
 
 def _draw_reference(axes: Axes, rows: pd.DataFrame, look: dict) -> None:
     rows = rows[~tables.is_dense(rows)]
     look = look | {"color": style.GREY, "lw": 1.0, "mfc": "white", "zorder": 1.5}
     look["ms"] = 3.5 if len(rows) <= CROWD else 2.5
-    axes.plot(100 * rows["sparsity"], rows["test_accuracy"], **look)
+    axes.plot(100 * rows["sparsity"], rows[ACCURACY], **look)
 
 
 def _finished(
@@ -262,20 +251,19 @@ def _finished(
     handles: list[Line2D],
     pruned: pd.DataFrame,
     dense: pd.DataFrame,
-    statistic: str,
     theirs: pd.DataFrame,
 ) -> Figure:
     """Levels, axes, legend and caption."""
     runs = pd.concat([pruned, dense])
-    values, ours = runs[statistic], runs[statistic].max()
+    values, ours = runs[ACCURACY], runs[ACCURACY].max()
     # Curves of another schedule may lie far above; ours are what is enlarged.
-    near = theirs["test_accuracy"] <= ours + CLOSE_UP / 4
-    values = pd.concat([values, theirs.loc[near & ~tables.is_dense(theirs), "test_accuracy"]])
+    near = theirs[ACCURACY] <= ours + CLOSE_UP / 4
+    values = pd.concat([values, theirs.loc[near & ~tables.is_dense(theirs), ACCURACY]])
     best = values.max()
     lowest = values[values >= ours - CLOSE_UP].min()
     levels = []
     if len(dense):
-        reached = mean_interval(dense.groupby("seed")[statistic].mean())
+        reached = mean_interval(dense.groupby("seed")[ACCURACY].mean())
         levels.append((reached.mean, style.DENSE | {"label": "dense network"}))
     chance = 100 / datasets.DATASETS[runs["dataset"].iloc[0]].classes
     levels.append((chance, style.CHANCE | {"label": f"chance ({chance:g}%)"}))
@@ -294,14 +282,14 @@ def _finished(
         pair[1].set_ylim(lowest - 1, best + 1)
     for full, close in panels:
         if full.get_subplotspec().is_first_col():
-            full.set_ylabel(tables.STATISTICS[statistic])
+            full.set_ylabel(tables.ACCURACY_LABEL)
             close.set_ylabel("Close-up (%)")
-    handles += [Line2D([], [], **look) for _, look in levels]
+    handles += [entry(**look) for _, look in levels]
     if "layers_collapsed" in runs and (runs["layers_collapsed"] > 0).any():
-        handles.append(Line2D([], [], label="a layer has collapsed", **style.COLLAPSED))
+        handles.append(entry("a layer has collapsed", **style.COLLAPSED))
     source = single_source(theirs) if len(theirs) else None
     if source:
-        handles.append(Line2D([], [], color=style.GREY, lw=1, label=source.name))
+        handles.append(entry(source.name, color=style.GREY, lw=1))
     style.legend_above(figure, handles)
     style.write_caption(
         figure,

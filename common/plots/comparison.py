@@ -28,38 +28,38 @@ DENSE = "dense"  # what the method of the dense network is called
 GAIN, LOSS = "▲", "▼"  # behind a difference whose interval excludes zero
 
 
-def accuracies(summary: pd.DataFrame, statistic: str = "test_accuracy") -> pd.DataFrame:
+def accuracies(summary: pd.DataFrame) -> pd.DataFrame:
     """Mean accuracies in percent: `CELL`, mean, low, high, n.
 
     Runs of sparsity 0 are the dense network, whatever their method, and come first; a seed counts
-    once. Raises ConfigurationError for an empty summary, several networks, an unknown statistic, or
-    several runs of one seed in a cell.
+    once. Raises ConfigurationError for an empty summary, several networks, or several runs of one
+    seed in a cell.
     """
-    runs = tables.one_statistic(summary, statistic)
-    dense = runs[tables.is_dense(runs)].groupby([*tables.SETTING, "seed"])[statistic].mean()
+    runs = tables.one_accuracy(summary)
+    dense = runs[tables.is_dense(runs)].groupby([*tables.SETTING, "seed"])["test_accuracy"].mean()
     plain = {"method": DENSE, "variant": "", "ablation": "none", "sparsity": 0.0}
     every = pd.concat([dense.reset_index().assign(**plain), _in_order(runs)])
-    return intervals(every, CELL, statistic)
+    return intervals(every, CELL)
 
 
-def ablation_effects(summary: pd.DataFrame, statistic: str = "test_accuracy") -> pd.DataFrame:
+def ablation_effects(summary: pd.DataFrame) -> pd.DataFrame:
     """What each ablation changes: accuracy less the unmodified method's under the same seed, in
     percentage points; `CELL`, baseline, mean, low, high, n.
 
     What was not run both ways under one seed has no row. Raises ConfigurationError as `accuracies`.
     """
-    runs = _in_order(tables.one_statistic(summary, statistic))
-    return _differences(runs, {"ablation": "none"}, statistic)
+    runs = _in_order(tables.one_accuracy(summary))
+    return _differences(runs, {"ablation": "none"})
 
 
-def random_compared(summary: pd.DataFrame, statistic: str = "test_accuracy") -> pd.DataFrame:
+def random_compared(summary: pd.DataFrame) -> pd.DataFrame:
     """What each unmodified method has over unmodified random pruning (global, the plain variant).
 
     Columns, units, and errors as of `ablation_effects`.
     """
-    runs = _in_order(tables.one_statistic(summary, statistic))
+    runs = _in_order(tables.one_accuracy(summary))
     plain = runs[runs["ablation"] == "none"]
-    return _differences(plain, {"method": "random", "variant": ""}, statistic)
+    return _differences(plain, {"method": "random", "variant": ""})
 
 
 def by_sparsity(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -97,9 +97,7 @@ def with_width(interval: Interval, number: str) -> str:
     return f"{number} ± {interval.half_width:.2f}" if known else number
 
 
-def beside_published(
-    summary: pd.DataFrame, reference: pd.DataFrame, statistic: str = "test_accuracy"
-) -> pd.DataFrame:
+def beside_published(summary: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """Ours and one source's accuracies at the sparsities that both have.
 
     reference: rows of one source for the summary's data set and model (`reference.curves`). `CELL`,
@@ -110,7 +108,7 @@ def beside_published(
     several sources or networks.
     """
     source = single_source(reference)
-    ours = accuracies(summary, statistic)
+    ours = accuracies(summary)
     if tables.of(reference, ("random", "")).empty:
         reference = reference.replace({"variant": {"uniform": ""}})
     keys = ["method", "variant", "ablation", "sparsity"]
@@ -196,9 +194,9 @@ def _in_order(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts) if parts else runs
 
 
-def _differences(runs: pd.DataFrame, baseline: dict[str, str], statistic: str) -> pd.DataFrame:
+def _differences(runs: pd.DataFrame, baseline: dict[str, str]) -> pd.DataFrame:
     """Paired differences to what has the values of `baseline`, which its first one names."""
-    found = paired_differences(runs, list(baseline), list(baseline.values()), statistic)
+    found = paired_differences(runs, list(baseline), list(baseline.values()))
     name = next(iter(baseline.values()))
     return found[list(CELL)].assign(baseline=name).join(found[list(NUMBERS)])
 

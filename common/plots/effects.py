@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from common.base.errors import ConfigurationError
 from common.plots import style, tables
 from common.plots.comparison import ablation_effects, each_interval, random_compared, with_width
+from common.plots.panels import entry
 from common.results.statistics import LEVEL, Interval
 from common.results.words import signed
 
@@ -28,10 +29,10 @@ Key = tuple[str, str, str]  # method, variant, ablation
 
 
 @style.styled
-def effects(summary: pd.DataFrame, statistic: str = "test_accuracy") -> Figure:
+def effects(summary: pd.DataFrame) -> Figure:
     """What each ablation changes, method by method: `ablation_effects` as a picture, at four
     sparsities at most. Raises ConfigurationError as that, and if no ablation was run."""
-    numbers = ablation_effects(summary, statistic)
+    numbers = ablation_effects(summary)
     rows: list[tuple[str, Key | None]] = []
     for method in tables.methods(numbers):
         rows.append((style.method_label(*method), None))
@@ -43,10 +44,10 @@ def effects(summary: pd.DataFrame, statistic: str = "test_accuracy") -> Figure:
 
 
 @style.styled
-def against_random(summary: pd.DataFrame, statistic: str = "test_accuracy") -> Figure:
+def against_random(summary: pd.DataFrame) -> Figure:
     """What each method has over random pruning: `random_compared` as a picture, at four sparsities
     at most. Raises ConfigurationError as that, and if there is nothing to compare."""
-    numbers = random_compared(summary, statistic)
+    numbers = random_compared(summary)
     methods = tables.methods(numbers)
     rows = [(style.method_label(*method), (*method, "none")) for method in methods]
     runs = tables.prepared(summary)
@@ -147,13 +148,12 @@ def _handles(intervals: list[Interval]) -> list[Line2D]:
     several = [interval for interval in intervals if interval.n > 1]
     handles = []
     if any(interval.excludes_zero for interval in several):
-        handles.append(Line2D([], [], label="the interval excludes zero", **look))
+        handles.append(entry("the interval excludes zero", **look))
     if not all(interval.excludes_zero for interval in several):
-        label = "it does not: no difference found"
-        handles.append(Line2D([], [], mfc="white", label=label, **look))
+        handles.append(entry("it does not: no difference found", mfc="white", **look))
     if len(several) < len(intervals):
         look |= {"ms": 3.5, "ls": "none", "mfc": "white", "alpha": 0.6}
-        handles.append(Line2D([], [], label="one seed, which carries nothing", **look))
+        handles.append(entry("one seed, which carries nothing", **look))
     return handles
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from common.base.errors import ConfigurationError
 from common.plots import style, tables
+from common.plots.panels import cross_out, entry, label_outside, logarithmic, panels, title_method
 
 NAMED_OFF, OFF = 8, 1.5
-PANELS = 4  # sparsities shown at most, unless asked for
+PANELS = 4  # sparsities shown at most
 
 
 @style.styled
@@ -23,51 +20,51 @@ def layer_densities(
     layers: pd.DataFrame,
     summary: pd.DataFrame | None = None,
     ablation: str = "none",
-    sparsities: Sequence[float] | None = None,
     method: str = "",
 ) -> Figure:
     """Share of weights that each layer keeps, logarithmic, from the input to the output.
 
     Without a summary, `layers` is one run's table, `method` its hue and label. With it: a line per
-    method (mean over runs), a panel per sparsity; at most four, spread over those there are, unless
-    `sparsities` names them. A layer without a weight left has no place on a logarithmic axis: it is
-    crossed in a strip below it. Raises ConfigurationError for an empty table, several networks, or
-    an ablation or sparsity that was not run.
+    method (mean over runs), a panel per sparsity; at most four, spread over those there are. A
+    layer without a weight left has no place on a logarithmic axis: it is crossed in a strip below
+    it. Raises ConfigurationError for an empty table, several networks, or an ablation that was not
+    run.
     """
     if summary is None:
         rows, caption = tables.single_run(layers, "layers", method), []
     else:
         runs = tables.prepared(summary, ["dataset", "model", "seed", "run_id"])
         tables.one_network(runs)
-        runs = _selected(runs, ablation, sparsities)
+        runs = _selected(runs, ablation)
         rows = tables.joined(layers, runs)
         caption = [tables.caption(runs) + f"; {style.ablation_style(ablation)[0]}."]
     names, methods = list(dict.fromkeys(rows["layer"])), tables.methods(rows)
     levels = sorted(rows["sparsity"].unique())
     dead = tables.methods(rows[rows["density"] == 0])
     columns = 1 if len(names) > style.NAMED else 3 if len(levels) == 3 else 2
-    figure, panels = _panels(len(levels), columns)
-    for axes, level in zip(panels, levels, strict=True):
+    one_row = len(levels) <= columns
+    figure, grid = panels(len(levels), columns, 2.3, 1.8 if one_row else 1.2)
+    present = rows.loc[rows["density"] > 0, "density"]
+    low = 0.01 if present.empty else present.min() / 1.6  # no weight is left anywhere
+    strip = 0.03 + 0.05 * len(dead) if dead else 0.0
+    for axes, level in zip(grid, levels, strict=True):
         part = rows[rows["sparsity"] == level]
-        strip = _density_axes(axes, rows["density"], len(dead))
+        logarithmic(axes, low, 1.4, strip)
         for pair in methods:
             row = dead.index(pair) if pair in dead else 0
             place = strip * (1 - (row + 0.5) / max(len(dead), 1))
             _draw_densities(axes, tables.of(part, pair), names, place)
         axes.axhline(part["kept"].sum() / part["size"].sum(), **style.CHANCE)
         style.name_layers(axes, names)
-        axes.set_ylabel("Weights kept" if axes.get_subplotspec().is_first_col() else "")
         if summary is not None:
             axes.set_title(f"{style.percent(level)} removed", loc="left", weight="bold")
+    label_outside(grid, y="Weights kept")
     handles = [
-        Line2D([], [], **style.method_look(pair), label=style.method_label(*pair))
-        for pair in methods
-        if pair[0]
+        entry(style.method_label(*pair), **style.method_look(pair)) for pair in methods if pair[0]
     ]
-    handles.append(Line2D([], [], label="whole network", **style.CHANCE))
+    handles.append(entry("whole network", **style.CHANCE))
     if dead:
-        collapsed = style.COLLAPSED | {"label": "no weight left in the layer"}
-        handles.append(Line2D([], [], **collapsed))
+        handles.append(entry("no weight left in the layer", **style.COLLAPSED))
         if rows.duplicated(["method", "variant", "sparsity", "layer"]).any():
             caption.append("Mean over runs; crossed: no weight left in at least one of them.")
     style.legend_above(figure, handles)
@@ -93,15 +90,16 @@ def scores_by_layer_size(
     else:
         runs = tables.prepared(summary, ["dataset", "model", "seed", "run_id"])
         tables.one_network(runs)
-        runs = _selected(runs, "none", None)
+        runs = _selected(runs, "none")
         level = tables.nearest(runs["sparsity"])
         runs = runs[runs["sparsity"] == level]
         rows = tables.joined(layers, runs)
         caption = [tables.caption(runs) + f"; {style.percent(level)} removed."]
     methods = tables.methods(rows)
-    figure, panels = _panels(len(methods), 3, height=2.4, shared=False)
+    rest = 1.8 if len(methods) <= 3 else 1.2
+    figure, grid = panels(len(methods), 3, 2.4, rest, shared=False)
     signed = False
-    for axes, pair in zip(panels, methods, strict=True):
+    for axes, pair in zip(grid, methods, strict=True):
         part = tables.of(rows, pair).dropna(subset=["score_mean"])
         hue, size, mean = style.colour(pair[0]), part["size"], part["score_mean"]
         axes.set(xscale="log", yscale="log", xlabel="Weights in the layer", ylabel="Mean score")
@@ -118,46 +116,22 @@ def scores_by_layer_size(
         for place in _to_name(part) if len(methods) == 1 else ():
             _name_point(axes, part.iloc[place])
         if pair[0]:
-            axes.set_title(style.method_label(*pair), color=hue, weight="bold")
-    handles = [Line2D([], [], color=style.GREY, lw=1.0, label="R / size: every layer sums to R")]
+            title_method(axes, style.method_label(*pair), pair[0])
+    handles = [entry("R / size: every layer sums to R", color=style.GREY, lw=1.0)]
     if signed:
         hollow = {"marker": "o", "ls": "none", "mfc": "white", "mec": style.INK}
-        handles.append(Line2D([], [], label="negative mean (absolute value)", **hollow))
+        handles.append(entry("negative mean (absolute value)", **hollow))
     style.legend_above(figure, handles)
     style.write_caption(figure, *caption)
     return figure
 
 
-def _selected(
-    runs: pd.DataFrame, ablation: str, sparsities: Sequence[float] | None
-) -> pd.DataFrame:
-    """The pruned runs of an ablation, at `sparsities` or at PANELS of them spread over all."""
+def _selected(runs: pd.DataFrame, ablation: str) -> pd.DataFrame:
+    """The pruned runs of an ablation, at PANELS of its sparsities."""
     runs = runs[~tables.is_dense(runs) & (runs["ablation"] == ablation)]
-    found = sorted(runs["sparsity"].unique())
-    if not found:
+    if runs.empty:
         raise ConfigurationError(f"ablation={ablation!r}: no pruned run with it")
-    if sparsities is None:
-        sparsities = tables.spread(found, PANELS)
-    levels = [round(float(s), 9) for s in sparsities]
-    if missing := [s for s in levels if s not in found]:
-        raise ConfigurationError(
-            f"sparsities={missing}: not run; choose from: {', '.join(f'{s:g}' for s in found)}"
-        )
-    return runs[runs["sparsity"].isin(levels)]
-
-
-def _panels(
-    count: int, columns: int, height: float = 2.3, shared: bool = True
-) -> tuple[Figure, list[Axes]]:
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure = style.new_figure(1.2 + height * rows + 0.6 * (rows == 1))
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
-    for axes in grid.flat[count:]:
-        axes.remove()
-    for axes in grid.flat[max(0, count - columns) : count]:  # the lowest panel of each column
-        axes.tick_params(labelbottom=True)
-    return figure, list(grid.flat[:count])
+    return runs[runs["sparsity"].isin(tables.spread(runs["sparsity"], PANELS))]
 
 
 def _to_name(layers: pd.DataFrame) -> list[int]:
@@ -179,27 +153,6 @@ def _name_point(axes: Axes, layer: pd.Series) -> None:
     axes.annotate(name, place, xytext=(8, 3), **look)
 
 
-def _density_axes(axes: Axes, densities: pd.Series, crosses: int) -> float:
-    """A log axis that holds all densities and, below them, a strip for rows of crosses; returns the
-    strip's height as a fraction of the axis."""
-    top, low = 1.4, densities[densities > 0].min() / 1.6
-    low = 0.01 if np.isnan(low) else low  # no weight is left anywhere
-    strip = (0.03 + 0.05 * crosses) if crosses else 0.0
-    bottom = low / (top / low) ** (strip / (1 - strip))
-    axes.set_yscale("log")
-    axes.set_ylim(bottom, top)
-    clear = 1.4 * low if crosses else low  # of the strip's own label
-    decades = [10.0**e for e in range(-9, 1) if 10.0**e >= clear]
-    axes.yaxis.set_major_locator(FixedLocator(decades))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-    if crosses:
-        axes.axhspan(bottom, low, color=style.ALARM, alpha=0.12, lw=0, zorder=0)
-        look = {"color": style.ALARM, "fontsize": 8, "ha": "right", "va": "center"}
-        axes.text(-0.012, strip / 2, "none", transform=axes.transAxes, **look)
-    return strip
-
-
 def _draw_densities(axes: Axes, part: pd.DataFrame, names: list[str], place: float) -> None:
     if part.empty:
         return
@@ -209,7 +162,4 @@ def _draw_densities(axes: Axes, part: pd.DataFrame, names: list[str], place: flo
     size = 3.5 if len(names) <= style.NAMED else 1.5
     axes.plot(x, density["mean"].where(density["mean"] > 0), markersize=size, lw=1.3, **look)
     dead = x[density["min"] == 0]
-    if not len(dead):  # an empty line would still count for the layout
-        return
-    crosses = style.COLLAPSED | {"color": look["color"], "zorder": 4, "clip_on": False}
-    axes.plot(dead, np.full(len(dead), place), transform=axes.get_xaxis_transform(), **crosses)
+    cross_out(axes, dead, place, color=look["color"], zorder=4, clip_on=False)

@@ -10,7 +10,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from common.base.errors import ConfigurationError
 from common.plots import style
+from common.plots.panels import entry
 
 BINS = 120
 ROWS = 24  # layers up to which each gets a histogram; beyond, its quantiles
@@ -31,24 +31,18 @@ BLOCKS = 128  # rows and columns of a mask's map: finer would not be seen, and i
 
 @style.styled
 def score_histograms(
-    scores: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor] | None = None,
-    method: str = "",
-    sparsity: float | None = None,
+    scores: Mapping[str, Tensor], method: str = "", sparsity: float | None = None
 ) -> Figure:
-    """The distribution of log10 |score| in each layer, and what of it the masks keep.
+    """The distribution of log10 |score| in each layer.
 
-    scores: {parameter name: score tensor}; masks: same names and shapes, True = kept; method: names
-    the hue; sparsity: the share of all |score| that lies below a line, the threshold of one ranking
-    over the whole network. Up to 24 layers: a histogram each, scaled to its highest bin, the kept
-    scores in full colour; negative scores hang from its base. More layers: the 5, 25, 50, 75 and 95
-    percent quantiles of |score|. Zeros have no logarithm: their share is given, as are that of
-    negative scores and the kept share. Raises ConfigurationError for no scores, scores that are all
-    zero or not finite, or masks of other layers.
+    scores: {parameter name: score tensor}; method: names the hue; sparsity: the share of all
+    |score| that lies below a line, the threshold of one ranking over the whole network. Up to 24
+    layers: a histogram each, scaled to its highest bin; negative scores hang from its base. More
+    layers: the 5, 25, 50, 75 and 95 percent quantiles of |score|. Zeros have no logarithm: their
+    share is given, as is that of negative scores. Raises ConfigurationError for no scores, and for
+    scores that are all zero or not finite.
     """
-    if masks is not None and set(masks) != set(scores):
-        raise ConfigurationError("masks: these are not the masks of the layers that have scores")
-    layers = [_Layer(name, score, masks and masks[name]) for name, score in scores.items()]
+    layers = [_Layer(name, score) for name, score in scores.items()]
     if all(layer.zero == 1 for layer in layers):
         raise ConfigurationError("scores: nothing to draw, every score is zero")
     hue = style.colour(method)
@@ -60,27 +54,23 @@ def score_histograms(
         line = figure.axes[0].axvline if len(layers) <= ROWS else figure.axes[0].axhline
         line(cut, color=style.INK, lw=0.9, zorder=4)
         told = f"Line: the threshold below which {style.percent(sparsity)} of all scores lie."
-    facts = f"{len(layers)} layers, {sum(layer.size for layer in layers):,} scores"
-    if masks:
-        facts += f", {sum(int(mask.sum()) for mask in masks.values()):,} of them kept"
-    style.write_caption(figure, facts + ".", told)
+    facts = f"{len(layers)} layers, {sum(layer.size for layer in layers):,} scores."
+    style.write_caption(figure, facts, told)
     return figure
 
 
 class _Layer:
     """A layer's scores as the figures need them: everything is counted, only quantiles sample."""
 
-    def __init__(self, name: str, score: Tensor, mask: Tensor | None) -> None:
+    def __init__(self, name: str, score: Tensor) -> None:
         score = score.detach().flatten()
         if not torch.isfinite(score).all():
             raise ConfigurationError(f"scores: {name} has values that are not finite")
         self.name, self.size = name.removesuffix(".weight"), score.numel()
         self.logarithm = score.abs().log10_()  # -inf for zeros
         self.below = score < 0
-        self.mask = None if mask is None else mask.detach().flatten().to(score.device).bool()
         self.zero = int((score == 0).sum()) / self.size
         self.negative = int(self.below.sum()) / self.size
-        self.kept = np.nan if mask is None else int(self.mask.sum()) / self.size
 
     def quantiles(self, shares: tuple[float, ...]) -> np.ndarray:
         """Quantiles of the logarithms of all scores but zeros; NaN without any."""
@@ -96,12 +86,8 @@ class _Layer:
 
     def notes(self) -> str:
         """The shares that a histogram of logarithms cannot show."""
-        shares = {
-            "kept": self.kept,
-            "zero": self.zero or np.nan,
-            "negative": self.negative or np.nan,
-        }
-        return ", ".join(f"{100 * v:.3g}% {name}" for name, v in shares.items() if v == v)
+        shares = {"zero": self.zero, "negative": self.negative}
+        return ", ".join(f"{100 * share:.3g}% {name}" for name, share in shares.items() if share)
 
 
 def _ridges(layers: list[_Layer], hue: str) -> Figure:
@@ -127,8 +113,6 @@ def _ridges(layers: list[_Layer], hue: str) -> Figure:
     handles = [Patch(color=style.lighter(hue, 0.35), label="scores" + ": positive up" * signed)]
     if signed:
         handles.append(Patch(color=style.lighter(style.GREY, 0.5), label="negative down"))
-    if layers[0].mask is not None:
-        handles.append(Patch(color=hue, label="kept by the mask"))
     style.legend_above(figure, handles)
     return figure
 
@@ -142,11 +126,8 @@ def _ridge(
         sides.append((layer.below, -1, style.lighter(style.GREY, 0.5)))
     counts = [layer.histogram(edges, chosen) for chosen, _, _ in sides]
     scale = height / max(max(count.max() for count in counts), 1)
-    for (chosen, side, light), count in zip(sides, counts, strict=True):
+    for (_, side, light), count in zip(sides, counts, strict=True):
         axes.stairs(base + side * scale * count, edges, baseline=base, fill=True, color=light)
-        if layer.mask is not None:
-            kept = layer.histogram(edges, chosen & layer.mask)
-            axes.stairs(base + side * scale * kept, edges, baseline=base, fill=True, color=hue)
     axes.axhline(base, color=style.GREY, lw=0.5)
 
 
@@ -160,16 +141,16 @@ def _quantiles(layers: list[_Layer], hue: str) -> Figure:
     upper.plot(x, lines[2], color=hue)
     upper.set_ylabel("log10 |score|")
     handles = [
-        Line2D([], [], color=hue, label="median"),
+        entry("median", color=hue),
         Patch(color=hue, alpha=0.5, label="25 to 75 percent"),
         Patch(color=hue, alpha=0.2, label="5 to 95 percent"),
     ]
-    for name, dashes in (("kept", "-"), ("zero", ":"), ("negative", "--")):
+    for name, dashes in (("zero", ":"), ("negative", "--")):
         share = np.array([getattr(layer, name) for layer in layers])
-        if np.nansum(share):
-            tint = hue if name == "kept" else style.INK
-            lower.plot(x, 100 * share, color=tint, ls=dashes, lw=1.2)
-            handles.append(Line2D([], [], color=tint, ls=dashes, lw=1.2, label=name))
+        if share.any():
+            look = {"color": style.INK, "ls": dashes, "lw": 1.2}
+            lower.plot(x, 100 * share, **look)
+            handles.append(entry(name, **look))
     lower.set_ylim(0, 102)
     lower.set_ylabel("Share of the layer (%)")
     style.name_layers(lower, [layer.name for layer in layers])

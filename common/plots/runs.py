@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
 from common.plots import style, tables
+from common.plots.panels import entry
 
 LABELS = {"test_accuracy": "Test accuracy (%)", "train_loss": "Training loss"}
 COSTS = ("epochs", "prune_seconds", "train_seconds")
@@ -71,11 +71,11 @@ def training_curves(
             axes.set_xlabel("Epoch" if ablation == shown[-1] else "")
         pair[0].set_title(style.ablation_style(ablation)[0], loc="left", weight="bold")
     handles = [
-        Line2D([], [], label=style.method_label(*method), **style.method_look(method) | THIN)
+        entry(style.method_label(*method), **style.method_look(method) | THIN)
         for method in tables.methods(pruned)
     ]
     if len(dense):
-        handles.append(Line2D([], [], label="dense network", **style.DENSE))
+        handles.append(entry("dense network", **style.DENSE))
     style.legend_above(figure, handles)
     shares = (
         f"{style.percent(level)} of the weights removed. Lines: mean over seeds; bands: from the "

@@ -33,31 +33,21 @@ INK, GREY, ALARM = "#1a1a1a", "#8c8c8c", "#C1121F"
 NEUTRAL = "#3D5A80"  # a run whose method the figure is not told
 
 # Okabe and Ito's colours (their last one is too light for lines; a violet for it), which differ for
-# every kind of colour vision: one hue per method.
-COLOURS = {
-    "random": "#CC79A7",
-    "magnitude": "#0072B2",
-    "SNIP": "#E69F00",
-    "grasp": "#009E73",
-    "synflow": "#D55E00",
-    "ntk_sap": "#5D3A9B",
-    "prospr": "#56B4E9",
-    "phew": "#8C6D1F",
-    "igq": "#6B6B6B",
-    "lottery_ticket": "#B8860B",
-    "filter_lasso": "#3D5A80",
+# every kind of colour vision: one hue per method, and a marker where a figure has a line for each.
+LOOKS = {
+    "random": ("#CC79A7", "X"),
+    "magnitude": ("#0072B2", "o"),
+    "SNIP": ("#E69F00", "s"),
+    "grasp": ("#009E73", "^"),
+    "synflow": ("#D55E00", "D"),
+    "ntk_sap": ("#5D3A9B", "P"),
+    "prospr": ("#56B4E9", "p"),
+    "phew": ("#8C6D1F", "<"),
+    "igq": ("#6B6B6B", ">"),
+    "lottery_ticket": ("#B8860B", "*"),
+    "filter_lasso": ("#3D5A80", "h"),
 }
-MARKERS = {
-    **{"random": "X", "magnitude": "o", "SNIP": "s", "grasp": "^", "synflow": "D"},
-    **{
-        "ntk_sap": "P",
-        "prospr": "p",
-        "phew": "<",
-        "igq": ">",
-        "filter_lasso": "h",
-        "lottery_ticket": "*",
-    },
-}
+COLOURS = {method: hue for method, (hue, _) in LOOKS.items()}
 _SPARE_COLOURS = ("#7A6A00", "#A0522D", "#4D4D4D")
 
 # One line style and marker per ablation, and how much of the method's hue it keeps.
@@ -211,7 +201,7 @@ def colour(method: str) -> str:
 
 def marker(method: str) -> str:
     """The method's marker where figures hold one line per method."""
-    return MARKERS.get(method, "v" if method else "o")
+    return LOOKS[method][1] if method in LOOKS else "v" if method else "o"
 
 
 def method_look(method: tuple[str, str]) -> dict:

@@ -14,10 +14,7 @@ from common.results.statistics import MATCHED, intervals
 
 # What makes two runs one experiment with other seeds: never averaged across these.
 SETTING = ("dataset", "model", "protocol", "epochs")
-STATISTICS = {
-    "test_accuracy": "Test accuracy, last epoch (%)",
-    "best_test_accuracy": "Test accuracy, best epoch (%)",
-}
+ACCURACY_LABEL = "Test accuracy, last epoch (%)"
 
 
 def prepared(summary: pd.DataFrame, columns: Iterable[str] = ()) -> pd.DataFrame:
@@ -143,17 +140,10 @@ def check_ablation(pruned: pd.DataFrame, ablation: str) -> None:
         raise unknown("ablation", ablation, ablations(pruned))
 
 
-def check_statistic(statistic: str) -> None:
-    """Raises ConfigurationError unless `statistic` is an accuracy of the summary."""
-    if statistic not in STATISTICS:
-        raise unknown("statistic", statistic, STATISTICS)
-
-
-def one_statistic(summary: pd.DataFrame, statistic: str) -> pd.DataFrame:
-    """The runs of one data set and model, prepared, with a known `statistic`, and one of each seed;
-    raises ConfigurationError if they are not."""
-    check_statistic(statistic)
-    runs = prepared(summary, ["dataset", "model", "seed", statistic])
+def one_accuracy(summary: pd.DataFrame) -> pd.DataFrame:
+    """The runs of one data set and model, prepared, and one of each seed; raises ConfigurationError
+    if they are not."""
+    runs = prepared(summary, ["dataset", "model", "seed", "test_accuracy"])
     one_network(runs)
     cell = [name for name in MATCHED if name in runs]
     if (again := runs[runs.duplicated(cell)]).size:

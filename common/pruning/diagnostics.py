@@ -1,5 +1,4 @@
-"""What a mask did to a network: layer collapse, weights that still carry signal, multiply-adds,
-conservation."""
+"""What a mask did to a network: weights that still carry signal, multiply-adds, conservation."""
 
 from __future__ import annotations
 
@@ -19,11 +18,6 @@ from common.pruning.precision import double
 from common.pruning.scores import Batch, in_mode, loss_gradients
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
-
-
-def collapsed_layers(masks: Masks) -> list[str]:
-    """Layers without one weight left (Tanaka et al. 2020, section 3)."""
-    return [name for name, mask in masks.items() if not mask.any()]
 
 
 def multiply_adds(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:

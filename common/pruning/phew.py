@@ -10,11 +10,15 @@ by turns; from unit j it takes a kernel, and of the kernel a weight, with probab
 kept, and walks go on until there are enough: so a weight's score is how early a walk came by. No
 data, no gradient; what a walk leaves out is not ranked by it.
 
-As released (github.com/ShreyasMalakarjunPatil/PHEW) but for three decisions. Walks go on until they
+As released (github.com/ShreyasMalakarjunPatil/PHEW) but for four decisions. Walks go on until they
 have found half of the weights, and the others follow by magnitude: below a sparsity of one half
 PHEW is silent here. Weights of one walk are equals, and of the last walk's as many stay as are
 asked for, where the released code keeps all. A projection beside a residual block is taken with
-probability one half; identities are not walked, as there.
+probability one half; identities are not walked, as there. There, a walk onwards decides so one
+layer early, and then leaves out the layer before the block as well, which a walk back does not.
+Run side by side on one ResNet-20 with a tenth of the weights kept (means of two runs), the two
+layers before such a block keep 42 and 15 percent of their weights there and 50 and 19 here; every
+other layer's density is within 3 percent of the released code's.
 """
 
 from __future__ import annotations

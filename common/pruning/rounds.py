@@ -63,22 +63,35 @@ def prune_rounds(
         scores = first if first is not None and step == 1 else method.score(model, context)
         if transform is not None:
             scores = transform(scores)
-        keep = round(density * total)
         candidates = None if method.revive else masks
-        if method.scope != "global":
-            shapes = {name: tuple(w.shape) for name, w in weights.items()}
-            left = {
-                n: int(candidates[n].sum()) if candidates else w.numel() for n, w in weights.items()
-            }
-            keep = DISTRIBUTIONS[method.scope](shapes, keep, left)
-        masks = masking.select(scores, keep, context.generator, candidates)
-        masks = masking.like_weights(model, masks)
+        keep = round(density * total)
+        masks = keep_best(model, method.scope, scores, keep, context.generator, candidates)
         context = replace(context, masks=masks)
         _restore(weights, dense)
         masking.apply(model, masks)
         if observe is not None:
             observe(Round(step, density, masks))
     return masks
+
+
+def keep_best(
+    model: nn.Module,
+    scope: str,
+    scores: Scores,
+    keep: int,
+    stream: torch.Generator,
+    candidates: Masks | None = None,
+) -> Masks:
+    """Masks of the `keep` weights of the highest scores, over the network or as the distribution
+    `scope` shares them out, in the memory layout of the weights; of the `candidates` alone, if
+    given. Ties are drawn from `stream`."""
+    number: int | dict[str, int] = keep
+    if scope != "global":
+        weights = prunable(model)
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        left = {n: int(candidates[n].sum()) if candidates else weights[n].numel() for n in weights}
+        number = DISTRIBUTIONS[scope](shapes, keep, left)
+    return masking.like_weights(model, masking.select(scores, number, stream, candidates))
 
 
 def prune_ablated(

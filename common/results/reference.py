@@ -22,7 +22,7 @@ FOLDER = ROOT / "figures" / "reference"
 DATASETS = {name: spec.title for name, spec in datasets.DATASETS.items()}
 MODELS = {
     **{f"vgg{depth}": f"VGG-{depth}" for depth in (11, 13, 16, 19)},
-    **{f"resnet{depth}": f"ResNet-{depth}" for depth in (18, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}": f"ResNet-{depth}" for depth in (18, 20, 32, 34, 44, 50, 56, 110)},
     "wide_resnet18": "WideResNet-18",
     "lenet_300_100": "LeNet-300-100",
     "lenet5": "LeNet-5",

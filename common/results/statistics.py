@@ -108,7 +108,6 @@ def pooled_difference(
     runs: pd.DataFrame,
     factor: Sequence[str] = ("ablation",),
     baseline: Sequence[str] = ("none",),
-    statistic: str = "test_accuracy",
 ) -> Interval:
     """The mean of all those differences, seed by seed, as one number: what is averaged first are
     the cells (methods, sparsities, ...) of a seed, and seeds are the replicates of that average.
@@ -116,7 +115,7 @@ def pooled_difference(
     Only cells of the seed that has most of them count, and only seeds that have them all. Raises
     ValueError where there is no pair.
     """
-    pairs = _pairs(runs, factor, baseline, statistic)
+    pairs = _pairs(runs, factor, baseline, "test_accuracy")
     cells = [name for name in MATCHED if name != "seed"]
     by_seed = pairs.pivot(index=cells, columns="seed", values="difference")
     complete = by_seed.count() == by_seed.count().max() if len(pairs) else []

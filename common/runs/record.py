@@ -58,8 +58,10 @@ def describe(
 
 def training(hyper: Protocol, epochs: int, batch_size: int) -> str:
     """How a network is trained, in words."""
+    parts = hyper.micro_batch and hyper.micro_batch < batch_size
+    split = f" ({hyper.micro_batch} images at a time)" if parts else ""
     return (
-        f"{epochs} epochs in batches of {batch_size}, SGD {hyper.schedule_in_words()}, "
+        f"{epochs} epochs in batches of {batch_size}{split}, SGD {hyper.schedule_in_words()}, "
         f"momentum {hyper.momentum:g}, weight decay {hyper.weight_decay:g}"
     )
 

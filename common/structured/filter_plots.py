@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from common.base.errors import ConfigurationError
 from common.plots import style, tables
 from common.plots.accuracy import REMOVED, removed_axis
+from common.plots.panels import entry, label_outside, panels
 from common.structured import compared
 
 PANELS = 6  # layers shown at most
@@ -54,13 +54,8 @@ def filter_norms(filters: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(filters["layer"]))
     chosen = np.linspace(0, len(names) - 1, min(PANELS, len(names))).round().astype(int)
     names = [names[place] for place in chosen]
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    figure = style.new_figure(0.9 + 2.1 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat[len(names) :]:
-        axes.remove()
-    for axes, name in zip(grid.flat, names, strict=False):
+    figure, grid = panels(len(names), 3, 2.1, 0.9)
+    for axes, name in zip(grid, names, strict=True):
         part = filters[filters["layer"] == name]
         norms = part.pivot(index="filter", columns="epoch", values="norm")
         stays = part.groupby("filter")["kept"].first().to_numpy()
@@ -73,10 +68,8 @@ def filter_norms(filters: pd.DataFrame) -> Figure:
         axes.set_title(f"{name}: {vanished} of {len(norms)} vanished", loc="left")
         axes.set_xlim(0, max(epochs.max(), 1))
         axes.set_ylim(0, 1.05 * filters["norm"].max())
-        axes.set_ylabel("Norm of a filter" if axes.get_subplotspec().is_first_col() else "")
-        axes.set_xlabel("Epoch" if axes.get_subplotspec().is_last_row() else "")
-    handles = [Line2D([], [], color=KEPT, label="stays"), Line2D([], [], color=GONE, label="goes")]
-    style.legend_above(figure, handles)
+    label_outside(grid, "Epoch", "Norm of a filter")
+    style.legend_above(figure, [entry("stays", color=KEPT), entry("goes", color=GONE)])
     return figure
 
 
@@ -142,7 +135,7 @@ def cost_beside_mask(cost: pd.DataFrame) -> Figure:
         axes.set_ylabel("Share of the whole network (%)")
         axes.set_title(device, loc="left")
     handles = [Patch(color=hue, label=name) for name, hue in hues.items() if name in cost.values]
-    style.legend_above(figure, [*handles, Line2D([], [], label="whole network", **style.DENSE)])
+    style.legend_above(figure, [*handles, entry("whole network", **style.DENSE)])
     return figure
 
 
@@ -223,12 +216,10 @@ def filter_variants(summary: pd.DataFrame, cost: pd.DataFrame | None = None) -> 
             axes.set_xlabel(label)
             if columns is SHARES:
                 removed_axis(axes, table[column].to_numpy())
-        row[0].set_ylabel(tables.STATISTICS["test_accuracy"])
+        row[0].set_ylabel(tables.ACCURACY_LABEL)
         row[0].set_title(title, loc="left")
         row[0].set_ylim(limits)
-    style.legend_above(
-        figure, [Line2D([], [], label=name, **look) for name, look in looks.values()]
-    )
+    style.legend_above(figure, [entry(name, **look) for name, look in looks.values()])
     before = ", ".join(sorted(compared.sparse_epochs(summary)))
     style.write_caption(
         figure,

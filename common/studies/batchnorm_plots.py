@@ -6,13 +6,12 @@ import itertools
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator
 
 from common import datasets
 from common.plots import style
+from common.plots.panels import draw_positive, entry, label_outside, logarithmic, title_method
 from common.results.reference import METHODS, MODELS
 from common.studies.captions import rows_of, study_caption
 
@@ -24,7 +23,7 @@ TREATED = {
     "rescaled": (", layers rescaled", "-.", "^", ""),
 }
 EPSILON = {"color": style.ALARM, "linestyle": "-", "linewidth": 1.2}
-_DEAD = 0.15  # height of the strip for variances of zero
+_STRIP = 0.15  # of a panel's height, for variances of zero
 
 
 @style.styled
@@ -42,37 +41,32 @@ def batchnorm_variances(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1.3 + 2.1 * len(models))
     grid = figure.subplots(len(models), len(methods), squeeze=False, sharex="row", sharey=True)
     values = table["variance"]
+    low, top = values[values > 0].min() / 3, 3 * values.max()
     for line, model in zip(grid, models, strict=True):
         for axes, method in zip(line, methods, strict=True):
-            _decades(axes, values[values > 0].min(), values.max())
+            logarithmic(axes, low, top, _STRIP, "{:.0e}".format, most=7, nothing="zero")
             part = rows_of(table, ("model", "method"), (model, method))
             names = list(dict.fromkeys(part["layer"]))
             lines = list(itertools.product(DASHES, sparsities))
             for place, (procedure, sparsity) in enumerate(lines):
                 here = rows_of(part, ("procedure", "sparsity"), (procedure, sparsity))
                 median = here.groupby("layer")["variance"].median().reindex(names)
-                hue = style.lighter(style.colour(method), shares[sparsity])
-                _draw(axes, median, hue, DASHES[procedure][1], (place + 0.5) / len(lines))
+                look = {"color": style.lighter(style.colour(method), shares[sparsity])}
+                look |= {"ls": DASHES[procedure][1], "marker": "o", "ms": 2, "lw": 1.2}
+                height = _STRIP * (place + 0.5) / len(lines)
+                draw_positive(axes, np.arange(1, len(names) + 1), median, height, **look)
             axes.axhline(table["epsilon"].iloc[0], **EPSILON)
-            axes.set_title(
-                f"{style.method_label(method)}, {MODELS.get(model, model)}",
-                color=style.colour(method),
-                weight="bold",
-            )
+            title_method(axes, f"{style.method_label(method)}, {MODELS.get(model, model)}", method)
             axes.xaxis.set_major_locator(FixedLocator(range(1, len(names) + 1, 4)))
-        line[0].set_ylabel("Variance of inputs")
-    for axes in grid[-1]:
-        axes.set_xlabel("BatchNorm layer, input to output")
+    label_outside(grid.flat, "BatchNorm layer, input to output", "Variance of inputs")
     handles = [
-        Line2D(
-            [], [], color=style.lighter(style.INK, shares[s]), label=f"{style.percent(s)} removed"
-        )
+        entry(f"{style.percent(s)} removed", color=style.lighter(style.INK, shares[s]))
         for s in sparsities
     ]
     for label, dashes in DASHES.values():
-        handles.append(Line2D([], [], color=style.INK, ls=dashes, lw=1.3, label=label))
-    handles.append(Line2D([], [], label="BatchNorm's epsilon", **EPSILON))
-    handles.append(Line2D([], [], label="variance 0", **style.COLLAPSED | {"markersize": 4}))
+        handles.append(entry(label, color=style.INK, ls=dashes, lw=1.3))
+    handles.append(entry("BatchNorm's epsilon", **EPSILON))
+    handles.append(entry("variance 0", **style.COLLAPSED | {"markersize": 4}))
     style.legend_above(figure, handles)
     one = table["seed"].nunique() == 1
     style.write_caption(
@@ -108,19 +102,12 @@ def treated_training(table: pd.DataFrame) -> Figure:
             axes.axhline(chance, **style.CHANCE)
             axes.set_title(f"{title}, {style.percent(sparsity)} removed", loc="left", weight="bold")
             axes.set_ylim(bottom=0)
-        line[0].set_ylabel("Right (%)")
-    for axes in grid[-1]:
-        axes.set_xlabel("Step")
+    label_outside(grid.flat, "Step", "Right (%)")
     handles = [
-        Line2D(
-            [],
-            [],
-            label=f"{style.method_label(m)}, {DASHES[p][0]}{TREATED[t][0]}",
-            **_trained(m, p, t),
-        )
+        entry(f"{style.method_label(m)}, {DASHES[p][0]}{TREATED[t][0]}", **_trained(m, p, t))
         for m, p, t in keys
     ]
-    handles.append(Line2D([], [], label=f"chance ({chance:g}%)", **style.CHANCE))
+    handles.append(entry(f"chance ({chance:g}%)", **style.CHANCE))
     style.legend_above(figure, handles)
     first = table.iloc[0]
     style.write_caption(
@@ -140,28 +127,3 @@ def _trained(method: str, procedure: str, treatment: str) -> dict:
     if procedure == "unmodified":
         return look | {"lw": 2.4, "alpha": 0.45}
     return look | ({"ms": 7, "lw": 2} if treatment == "none" else {})
-
-
-def _decades(axes: Axes, low: float, high: float) -> None:
-    """A log axis over these variances, and a strip below for zeros."""
-    low, high = low / 3, high * 3
-    bottom = low / (high / low) ** (_DEAD / (1 - _DEAD))
-    axes.set_yscale("log")
-    axes.set_ylim(bottom, high)
-    axes.axhspan(bottom, low, color=style.ALARM, alpha=0.1, lw=0, zorder=0)
-    powers = range(int(np.ceil(np.log10(low))), int(np.log10(high)) + 1)
-    axes.yaxis.set_major_locator(FixedLocator([10.0**e for e in powers[:: -(-len(powers) // 7)]]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
-    if axes.get_subplotspec().is_first_col():
-        look = {"color": style.ALARM, "fontsize": 7, "ha": "right", "va": "center"}
-        axes.text(-0.03, _DEAD / 2, "zero", transform=axes.transAxes, **look)
-
-
-def _draw(axes: Axes, values: pd.Series, hue: tuple, dashes: str, place: float) -> None:
-    x = np.arange(1, len(values) + 1)
-    axes.plot(x, values.where(values > 0), color=hue, ls=dashes, marker="o", ms=2, lw=1.2)
-    dead = x[(values == 0).to_numpy()]
-    cross = style.COLLAPSED | {"color": hue, "markersize": 3.5, "mew": 1}
-    height = np.full(len(dead), _DEAD * place)
-    axes.plot(dead, height, transform=axes.get_xaxis_transform(), **cross)

@@ -25,7 +25,7 @@ from common.pruning.rounds import Round, prune_rounds
 from common.pruning.scores import Context
 from common.studies.conservation import pinned_batchnorm
 from common.studies.network import SETTING, Network, Setting
-from common.studies.tables import PROVENANCE, Table
+from common.studies.tables import PROVENANCE, Table, layer_rows
 from common.training import loop
 
 RELATIVE = 1e-6  # ten roundings of float32
@@ -130,19 +130,10 @@ def measure(
             pruned = prune(network, case, exponents, relative)
             for exponent, masks in zip(exponents, pruned, strict=True):
                 own = first.setdefault(exponent, masks)
-                table.add(
-                    {
-                        **unit,
-                        "exponent": exponent,
-                        "relative": relative,
-                        "layer": name.removesuffix(".weight"),
-                        "size": mask.numel(),
-                        "kept": int(mask.sum()),
-                        "shared": int((mask & own[name]).sum()),
-                        **setting.columns(),
-                    }
-                    for name, mask in masks.items()
-                )
+                fixed = {**unit, "exponent": exponent, "relative": relative, **setting.columns()}
+                shared = [int((mask & own[name]).sum()) for name, mask in masks.items()]
+                rows = zip(layer_rows(masks), shared, strict=True)
+                table.add({**fixed, **row, "shared": both} for row, both in rows)
 
 
 def measure_training(

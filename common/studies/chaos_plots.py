@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from common.plots import style
+from common.plots.panels import entry, ticks_at
 from common.studies.captions import compression, study_caption
 
 PANELS = {
@@ -35,16 +35,14 @@ def masks_replaced(found: pd.DataFrame, masks: pd.DataFrame) -> Figure:
             axes.plot(mean.index, mean, **look)
             if column == "replaced":
                 label = style.method_label(method, variant)
-                handles.append(Line2D([], [], label=label, **look))
+                handles.append(entry(label, **look))
                 lots = rows.groupby("iterations")["chance"].mean()
                 axes.plot(lots.index, lots, color=look["color"], lw=0.8, ls=":")
         axes.set(xscale="log", xlabel="Rounds", title=title)
-        axes.xaxis.set_major_locator(FixedLocator(sorted(found["iterations"].unique())))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())
+        ticks_at(axes.xaxis, sorted(found["iterations"].unique()), "{:g}".format)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(bottom=-0.02)
-    handles.append(Line2D([], [], color=style.INK, lw=0.8, ls=":", label="masks drawn by lot"))
+    handles.append(entry("masks drawn by lot", color=style.INK, lw=0.8, ls=":"))
     style.legend_above(figure, handles)
     size = ", ".join(f"{value:g}" for value in sorted(found["relative"].unique()))
     ratios = ", ".join(compression(10.0**value) for value in sorted(found["exponent"].unique()))

@@ -35,7 +35,15 @@ from common.pruning.rounds import prune_rounds
 from common.pruning.scores import Context, Scores
 from common.runs.options import whole_from
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
-from common.studies.tables import PROVENANCE, Table, of_units, read_asked, select, values
+from common.studies.tables import (
+    PROVENANCE,
+    Table,
+    layer_rows,
+    of_units,
+    read_asked,
+    select,
+    values,
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ def measure(
 
     Raises ConfigurationError for a network with residual paths.
     """
+    _require_chain(setting)
     seeds = values("seeds", seeds)
     images_per_class = whole_from(1)("images_per_class", images_per_class) or 1
     layers = Table(folder / "layers.csv", LAYERS, UNIT)
@@ -95,7 +104,6 @@ def measure(
             if layers.has(**unit):
                 continue
             network = setting.network(seed)
-            _require_chain(network.module)
             scores = scores_of(network, kind, images_per_class)
             scored = find_method(kind.method).images_per_class > 0
             images = images_per_class * network.data.spec.classes if scored else 0
@@ -128,15 +136,7 @@ def measure_pruned(
             with pinned_batchnorm(module, mode):
                 masks = prune_rounds(module, method, 1 - 10.0**-exponent, network.context(method))
             fixed = {**unit, **setting.columns()}
-            table.add(
-                {
-                    **fixed,
-                    "layer": name.removesuffix(".weight"),
-                    "size": mask.numel(),
-                    "kept": int(mask.sum()),
-                }
-                for name, mask in masks.items()
-            )
+            table.add({**fixed, **row} for row in layer_rows(masks))
 
 
 def tables(
@@ -152,8 +152,7 @@ def tables(
     Raises ConfigurationError for a network with residual paths and, saying what there is, where
     something was not measured.
     """
-    if setting.model not in CHAINS:
-        raise _residual()
+    _require_chain(setting)
     seeds, asked = values("seeds", seeds), setting.names()
     path = folder / "layers.csv"
     layers = read_asked(path, **asked, seeds=seeds)
@@ -257,14 +256,9 @@ def _rows(scores: Scores, seed: int) -> tuple[list[dict], list[dict]]:
     return layer_rows, unit_rows
 
 
-def _require_chain(module: nn.Module) -> None:
-    """Blocks of blocks are residual ones here; only a chain has one way in and one way out."""
-    if any(name.count(".") > 1 for name in prunable(module)):
-        raise _residual()
-
-
-def _residual() -> ConfigurationError:
-    return ConfigurationError(
-        "model: conservation is about networks without residual paths; "
-        f"choose from: {', '.join(CHAINS)}"
-    )
+def _require_chain(setting: Setting) -> None:
+    if setting.model not in CHAINS:
+        raise ConfigurationError(
+            "model: conservation is about networks without residual paths; "
+            f"choose from: {', '.join(CHAINS)}"
+        )

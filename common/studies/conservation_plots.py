@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
 from common.plots import style
+from common.plots.panels import (
+    cross_out,
+    entry,
+    few_powers,
+    label_outside,
+    logarithmic,
+    panels,
+    title_method,
+)
 from common.results.reference import METHODS
 from common.studies.captions import (
     compression,
     depth_colours,
     depth_handles,
-    grid,
     rows_of,
-    strip,
     study_caption,
 )
 
 _KIND = ["method", "signed", "batchnorm"]
+_STRIP = 0.16  # of a panel's height, for layers without a weight
 
 
 @style.styled
@@ -36,8 +41,8 @@ def unit_conservation(units: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     hues = dict(zip(names, depth_colours(len(names)), strict=True))
     # SynFlow in train mode is shown with its signs, which say why it does not conserve.
     kinds = [kind for kind in _kinds(units) if kind != ("synflow", False, "train")]
-    figure, panels = grid(len(kinds), 2.1, shared=False)
-    for axes, kind in zip(panels, kinds, strict=True):
+    figure, grid = panels(len(kinds), 3, 2.1, 1.1, shared=False)
+    for axes, kind in zip(grid, kinds, strict=True):
         part = rows_of(units, _KIND, kind)
         into, out = part["incoming"].abs(), part["outgoing"].abs()
         ends = np.array([min(into.min(), out.min()) / 2, max(into.max(), out.max()) * 2])
@@ -50,21 +55,18 @@ def unit_conservation(units: pd.DataFrame, layers: pd.DataFrame) -> Figure:
                 look = {"ls": "none", "marker": "o", "ms": 3.2, "mew": 0.7, "mec": hue}
                 axes.plot(into[here], out[here], mfc=face, alpha=0.85, **look)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(mpl.ticker.LogLocator(numticks=4))
-            axis.set_minor_locator(NullLocator())
+        few_powers(axes.xaxis, 4)
+        few_powers(axes.yaxis, 4)
         lost = rows_of(layers, _KIND, kind)["discrepancy_median"].median()
         told = "conserved" if lost < 1e-6 else f"median discrepancy {lost:.2g}"
         axes.text(0.97, 0.05, told, transform=axes.transAxes, fontsize=7.5, ha="right")
-        axes.set_title(kind_label(*kind), color=style.colour(kind[0]), weight="bold", fontsize=9)
-        axes.set_xlabel("into the unit" if axes.get_subplotspec().is_last_row() else "")
-        axes.set_ylabel("out of the unit" if axes.get_subplotspec().is_first_col() else "")
+        title_method(axes, kind_label(*kind), kind[0], fontsize=9)
+    label_outside(grid, "into the unit", "out of the unit")
     shown = len(rows_of(units, _KIND, kinds[0]))
-    look = {"color": style.INK, "marker": "o", "ls": "none", "ms": 4}
     handles = [
         *depth_handles(names, list(hues.values())),
-        Line2D([], [], color=style.GREY, lw=0.9, label="in = out"),
-        Line2D([], [], **look | {"mfc": "none"}, label="opposite signs"),
+        entry("in = out", color=style.GREY, lw=0.9),
+        entry("opposite signs", color=style.INK, marker="o", ls="none", ms=4, mfc="none"),
     ]
     style.legend_above(figure, handles)
     style.write_caption(
@@ -87,8 +89,8 @@ def layer_conservation(layers: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
     hues = dict(zip(names, depth_colours(len(names)), strict=True))
     # A sign does not show in absolute values.
     kinds = [k for k in _kinds(layers) if (k[0] == "grasp" and k[2] == "train") or not k[1]]
-    figure, panels = grid(len(kinds), 2.0, shared=False)
-    for axes, kind in zip(panels, kinds, strict=True):
+    figure, grid = panels(len(kinds), 3, 2.0, 1.1, shared=False)
+    for axes, kind in zip(grid, kinds, strict=True):
         part = rows_of(layers, _KIND, kind)
         size, mean = part["size"], part["mean_absolute"]
         for name, hue in hues.items():
@@ -99,16 +101,14 @@ def layer_conservation(layers: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
         axes.set(xscale="log", yscale="log")
         low, high = mean.min(), mean.max()
         axes.set_ylim(low / 4, max(high * 4, low * 1e3))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(mpl.ticker.LogLocator(numticks=5))
-            axis.set_minor_locator(NullLocator())
+        few_powers(axes.xaxis, 5)
+        few_powers(axes.yaxis, 5)
         found = rows_of(slopes, _KIND, kind)["slope"].iloc[0]
         told = {"transform": axes.transAxes, "fontsize": 7.5, "ha": "right"}
         axes.text(0.97, 0.9, f"slope {found:.2f}", **told)
-        axes.set_title(kind_label(*kind), color=style.colour(kind[0]), weight="bold", fontsize=9)
-        axes.set_xlabel("Weights in the layer" if axes.get_subplotspec().is_last_row() else "")
-        axes.set_ylabel("Mean |score|" if axes.get_subplotspec().is_first_col() else "")
-    line = Line2D([], [], color=style.GREY, lw=0.9, label="slope −1: inversely proportional")
+        title_method(axes, kind_label(*kind), kind[0], fontsize=9)
+    label_outside(grid, "Weights in the layer", "Mean |score|")
+    line = entry("slope −1: inversely proportional", color=style.GREY, lw=0.9)
     style.legend_above(figure, [*depth_handles(names, list(hues.values())), line])
     style.write_caption(figure, study_caption(layers), scored_on(layers))
     return figure
@@ -130,10 +130,9 @@ def layer_totals(layers: pd.DataFrame) -> Figure:
         dashes = "-" if kind[2] == "eval" else "--"
         look = {"color": style.colour(kind[0]), "marker": style.marker(kind[0]), "ls": dashes}
         axes.plot(range(len(names)), share.clip(lower=1e-18), **look)
-        handles.append(Line2D([], [], label=kind_label(*kind), **look))
+        handles.append(entry(kind_label(*kind), **look))
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(mpl.ticker.LogLocator(numticks=7))
-    axes.yaxis.set_minor_locator(NullLocator())
+    few_powers(axes.yaxis, 7)
     axes.set_ylabel("|sum of the layer's scores|\nover the last layer's")
     style.name_layers(axes, names)
     style.legend_above(figure, handles)
@@ -150,29 +149,26 @@ def batchnorm_modes(pruned: pd.DataFrame) -> Figure:
     table = pruned.assign(density=pruned["kept"] / pruned["size"])
     low = table.loc[table["density"] > 0, "density"].min() / 2
     figure = style.new_figure(3.3)
-    panels = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
+    grid = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
     looks = {
         "eval": {"color": style.colour("synflow"), "marker": "D", "label": "eval mode"},
         "train": {"color": style.ALARM, "marker": "o", "ls": "--", "label": "train mode"},
     }
-    for axes, level in zip(panels, levels, strict=True):
-        height = strip(axes, low)
+    x = np.arange(len(names))
+    for axes, level in zip(grid, levels, strict=True):
+        logarithmic(axes, low, 1.6, _STRIP)
         for mode, look in looks.items():
-            part = table[(table["exponent"] == level) & (table["batchnorm"] == mode)]
+            part = rows_of(table, ["exponent", "batchnorm"], (level, mode))
             density = part.groupby("layer")["density"].agg(["mean", "min"]).reindex(names)
-            x = np.arange(len(names))
             axes.plot(x, density["mean"].where(density["min"] > 0), ms=3.5, lw=1.3, **look)
-            dead = x[density["min"] == 0]
-            cross = style.COLLAPSED | {"color": look["color"]}
-            middle = np.full(len(dead), height / 2)
-            axes.plot(dead, middle, transform=axes.get_xaxis_transform(), **cross)
+            cross_out(axes, x[density["min"] == 0], _STRIP / 2, color=look["color"])
         axes.axhline(10.0**-level, **style.CHANCE)
         style.name_layers(axes, names)
         axes.set_title(f"Compression {compression(10.0**level)}", loc="left", weight="bold")
-    panels[0].set_ylabel("Layer density")
-    handles = [Line2D([], [], **look) for look in looks.values()]
-    handles.append(Line2D([], [], label="whole network", **style.CHANCE))
-    handles.append(Line2D([], [], label="no weight left", **style.COLLAPSED))
+    grid[0].set_ylabel("Layer density")
+    handles = [entry(**look) for look in looks.values()]
+    handles.append(entry("whole network", **style.CHANCE))
+    handles.append(entry("no weight left", **style.COLLAPSED))
     style.legend_above(figure, handles)
     style.write_caption(figure, study_caption(pruned), "SynFlow in 100 rounds.")
     return figure

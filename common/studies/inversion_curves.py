@@ -16,10 +16,11 @@ from common.pruning.rounds import Round
 from common.studies import inversion, layer_collapse
 from common.studies.layer_collapse import Line
 from common.studies.network import SETTING, TANAKA2020, Setting
-from common.studies.tables import PROVENANCE, Table, read_asked, values
+from common.studies.tables import PROVENANCE, Table, layer_rows, read_asked, values
 
 ONE_SHOT = (Line("magnitude"), Line("SNIP", 1, 10), Line("grasp", 1, 10), Line("synflow", 1))
 ROUNDS = Line("synflow", 100)
+HALF = 0.5  # the sparsity at which a mask and its inversion would be complements
 SWEEP_UNIT = ("method", "iterations", "images_per_class", "seed", "exponent")
 SWEEP = (*SWEEP_UNIT, *SETTING, "prunable", "layer", "size", "kept", *PROVENANCE)
 COMPLEMENT_UNIT = ("method", "seed", "sparsity")
@@ -50,33 +51,29 @@ def measure(
 def measure_complement(
     folder: Path,
     seeds: Sequence[int],
-    sparsity: float = 0.5,
-    lines: Sequence[Line] = ONE_SHOT,
     *,
     setting: Setting = TANAKA2020,
 ) -> None:
-    """How far mask and inverted mask of one-shot methods are from exact complements, into
-    complement.csv: weights that both keep, or neither, and those tied at the threshold, between
-    which either draws lots."""
+    """How far mask and inverted mask of one-shot methods are from exact complements at half the
+    weights, into complement.csv: weights that both keep, or neither, and those tied at the
+    threshold, between which either draws lots."""
     table = Table(folder / "complement.csv", COMPLEMENT, COMPLEMENT_UNIT)
     for seed in values("seeds", seeds):
-        for line in lines:
-            unit = {"method": line.method, "seed": seed, "sparsity": sparsity}
+        for line in ONE_SHOT:
+            unit = {"method": line.method, "seed": seed, "sparsity": HALF}
             if table.has(**unit):
                 continue
             network = setting.network(seed)
             method = line.chosen()
             context = network.context(method)
             scores = method.score(network.fresh(), context)
-            keep = keep_count(sum(network.sizes().values()), sparsity)
-            right = _flat(
-                select({n: s.clone() for n, s in scores.items()}, keep, context.generator)
-            )
-            flat = _flat(scores)
+            keep = keep_count(sum(network.sizes().values()), HALF)
+            own = {name: score.clone() for name, score in scores.items()}
+            right, flat = _flat(select(own, keep, context.generator)), _flat(scores)
             left = _flat(select(ablations.invert(scores), keep, context.generator))
             tied = flat == flat[right].min()
-            counted = {"prunable": sum(network.sizes().values())}
-            counted |= {
+            counted = {
+                "prunable": sum(network.sizes().values()),
                 "in_both": int((right & left).sum()),
                 "in_neither": int((~right & ~left).sum()),
                 "tied": int(tied.sum()),
@@ -108,20 +105,10 @@ def measure_sweep(
             if not left:
                 continue
             network = setting.network(seed)
-            sizes = network.sizes()
-            common = {**setting.columns(), "prunable": sum(sizes.values())}
+            common = {**setting.columns(), "prunable": sum(network.sizes().values())}
             for exponent, masks in layer_collapse.masks_of(network, line, left, ablations.invert):
-                table.add(
-                    {
-                        **unit,
-                        "exponent": exponent,
-                        **common,
-                        "layer": name.removesuffix(".weight"),
-                        "size": sizes[name],
-                        "kept": int(mask.sum()),
-                    }
-                    for name, mask in masks.items()
-                )
+                fixed = {**unit, "exponent": exponent, **common}
+                table.add({**fixed, **row} for row in layer_rows(masks))
 
 
 def measure_rounds(

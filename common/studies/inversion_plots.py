@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from common import datasets
 from common.plots import style
+from common.plots.panels import draw_positive, entry, label_outside, logarithmic, title_method
 from common.results.reference import METHODS
 from common.studies.captions import compression, depth_colours, study_caption
 
@@ -22,7 +21,7 @@ PROCEDURES: dict[str, tuple[str, object, str]] = {
     "batchnorm": ("fault: BatchNorm weights among the scores", "--", "^"),
     "reciprocal": ("fault: 1/score", "--", "v"),
 }
-_DEAD = 0.12  # height of the strip for layers with nothing
+_STRIP = 0.12  # of a panel's height, for layers with nothing
 
 
 @style.styled
@@ -48,17 +47,21 @@ def procedures_by_layer(layers: pd.DataFrame, outcomes: pd.DataFrame, sparsity: 
     for column, method in zip(grid.T, methods, strict=True):
         part = rows[rows["method"] == method]
         for axes, value in zip(column, columns, strict=True):
-            _strip(axes, rows[value])
+            positive = rows.loc[rows[value] > 0, value]
+            low, top = positive.min() / 1.6, positive.max() * 1.6
+            logarithmic(axes, low, top, _STRIP, "{:.4g}".format, most=6)
             for place, procedure in enumerate(shown):
                 here = part[part["procedure"] == procedure]
                 mean = here.groupby("layer")[value].mean().reindex(names)
-                _draw(axes, mean, _look(method, procedure), place, len(shown))
+                height = _STRIP * (1 - (place + 0.5) / len(shown))
+                x = np.arange(len(names))
+                draw_positive(axes, x, mean, height, **_look(method, procedure))
         style.name_layers(column[-1], names)
-        column[0].set_title(style.method_label(method), color=style.colour(method), weight="bold")
+        title_method(column[0], style.method_label(method), method)
     for axes, title in zip(grid[:, 0], titles, strict=True):
         axes.set_ylabel(title)
-    handles = [Line2D([], [], label=PROCEDURES[p][0], **_look("", p)) for p in shown]
-    handles.append(Line2D([], [], label="nothing", **style.COLLAPSED))
+    handles = [entry(PROCEDURES[p][0], **_look("", p)) for p in shown]
+    handles.append(entry("nothing", **style.COLLAPSED))
     style.legend_above(figure, handles)
     made = outcomes[outcomes["sparsity"] == sparsity]
     style.write_caption(
@@ -105,15 +108,11 @@ def inversion_rounds(table: pd.DataFrame, layers: list[str], seed: int = 0) -> F
             axes.axhspan(-24, -3, color=style.ALARM, alpha=0.1, lw=0, zorder=0)
             axes.set_ylim(-24, 104)
             axes.set_yticks([-13, 0, 50, 100], ["none", "0%", "50%", "100%"])
-    for axes in grid[-1]:
-        axes.set_xlabel("Round")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("Layer density")
+    label_outside(grid.flat, "Round", "Layer density")
     picks = sorted({0, len(layers) // 2, len(layers) - 1})
-    handles = [Line2D([], [], color=hues[i], label=layers[i]) for i in picks]
-    handles.append(Line2D([], [], label="asked for, whole network", **style.CHANCE))
-    look = style.COLLAPSED | {"markersize": 3.5, "mew": 1}
-    handles.append(Line2D([], [], label="no weight left", **look))
+    handles = [entry(layers[i], color=hues[i]) for i in picks]
+    handles.append(entry("asked for, whole network", **style.CHANCE))
+    handles.append(entry("no weight left", **style.COLLAPSED | {"markersize": 3.5, "mew": 1}))
     style.legend_above(figure, handles)
     style.write_caption(figure, study_caption(table), "SynFlow, 100 rounds.")
     return figure
@@ -125,21 +124,20 @@ def procedure_training(training: pd.DataFrame, sparsity: float) -> Figure:
     rows = training[training["sparsity"] == sparsity]
     methods = [name for name in METHODS if name in set(rows["method"])]
     figure = style.new_figure(3.6)
-    panels = figure.subplots(1, len(methods), squeeze=False, sharey=True, sharex=True)[0]
+    grid = figure.subplots(1, len(methods), squeeze=False, sharey=True, sharex=True)[0]
     shown = [p for p in PROCEDURES if p in set(rows["procedure"])]
     chance = 100 / datasets.DATASETS[rows["dataset"].iloc[0]].classes
-    for axes, method in zip(panels, methods, strict=True):
+    for axes, method in zip(grid, methods, strict=True):
         for procedure in shown:
             part = rows[(rows["method"] == method) & (rows["procedure"] == procedure)]
             curve = part.groupby("step")["test_accuracy"].mean()
             axes.plot(curve.index, curve, **_look(method, procedure))
         axes.axhline(chance, **style.CHANCE)
-        axes.set_title(style.method_label(method), color=style.colour(method), weight="bold")
-        axes.set_xlabel("Step")
+        title_method(axes, style.method_label(method), method)
         axes.set_ylim(bottom=0)
-    panels[0].set_ylabel("Test accuracy (%)")
-    handles = [Line2D([], [], label=PROCEDURES[p][0], **_look("", p)) for p in shown]
-    handles.append(Line2D([], [], label=f"chance ({chance:g}%)", **style.CHANCE))
+    label_outside(grid, "Step", "Test accuracy (%)")
+    handles = [entry(PROCEDURES[p][0], **_look("", p)) for p in shown]
+    handles.append(entry(f"chance ({chance:g}%)", **style.CHANCE))
     style.legend_above(figure, handles)
     first = rows.iloc[0]
     style.write_caption(
@@ -174,29 +172,3 @@ def _look(method: str, procedure: str) -> dict:
     fault = procedure not in ("unmodified", "inverted")
     hue = style.ALARM if fault else style.colour(method) if method else style.INK
     return {"color": hue, "ls": dashes, "marker": marker, "ms": 3.5, "lw": 1.3}
-
-
-def _strip(axes: Axes, values: pd.Series) -> None:
-    """A logarithmic axis for what is above zero, and a strip below for what is not."""
-    positive = values[values > 0]
-    low, top = positive.min() / 1.6, positive.max() * 1.6
-    bottom = low / (top / low) ** (_DEAD / (1 - _DEAD))
-    axes.set_yscale("log")
-    axes.set_ylim(bottom, top)
-    axes.axhspan(bottom, low, color=style.ALARM, alpha=0.1, lw=0, zorder=0)
-    decades = [10.0**e for e in range(-20, 20) if low <= 10.0**e <= top]
-    axes.set_yticks(decades[:: -(-len(decades) // 6)])
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
-    look = {"color": style.ALARM, "fontsize": 7, "ha": "right", "va": "center"}
-    if axes.get_subplotspec().is_first_col():
-        axes.text(-0.03, _DEAD / 2, "none", transform=axes.transAxes, **look)
-
-
-def _draw(axes: Axes, values: pd.Series, look: dict, place: int, of: int) -> None:
-    x = np.arange(len(values))
-    axes.plot(x, values.where(values > 0), **look)
-    dead = x[(values == 0).to_numpy()]
-    height = np.full(len(dead), _DEAD * (1 - (place + 0.5) / of))
-    cross = style.COLLAPSED | {"color": look["color"], "markersize": 3.5, "mew": 1}
-    axes.plot(dead, height, transform=axes.get_xaxis_transform(), **cross)

@@ -20,7 +20,15 @@ from common.pruning import Method, find_method, keep_count
 from common.pruning.masks import Masks, select
 from common.pruning.rounds import ScoreTransform, prune_rounds
 from common.studies.network import SETTING, TANAKA2020, Network, Setting
-from common.studies.tables import PROVENANCE, Table, of_units, read, read_asked, values
+from common.studies.tables import (
+    PROVENANCE,
+    Table,
+    layer_rows,
+    of_units,
+    read,
+    read_asked,
+    values,
+)
 
 
 @dataclass(frozen=True)
@@ -93,23 +101,18 @@ def measure(
             left = [e for e in exponents if not summary.has(**unit, exponent=e)]
             if not left:
                 continue
-            network = setting.network(seed)
-            sizes, started = network.sizes(), time.perf_counter()
+            network, started = setting.network(seed), time.perf_counter()
             for exponent, masks in masks_of(network, line, left):
-                kept = {name: int(mask.sum()) for name, mask in masks.items()}
-                keys = {**unit, "exponent": exponent}
-                layers.add(
-                    {**keys, "layer": n.removesuffix(".weight"), "size": sizes[n], "kept": kept[n]}
-                    for n in sizes
-                )
+                keys, rows = {**unit, "exponent": exponent}, layer_rows(masks)
+                layers.add({**keys, **row} for row in rows)
                 row = {
                     **keys,
                     **setting.columns(),
                     "compression": 10.0**exponent,
-                    "prunable": sum(sizes.values()),
-                    "kept": sum(kept.values()),
-                    "layers": len(sizes),
-                    "layers_collapsed": sum(count == 0 for count in kept.values()),
+                    "prunable": sum(row["size"] for row in rows),
+                    "kept": sum(row["kept"] for row in rows),
+                    "layers": len(rows),
+                    "layers_collapsed": sum(row["kept"] == 0 for row in rows),
                     "seconds": round(time.perf_counter() - started, 2),
                 }
                 summary.add([row])
@@ -168,8 +171,8 @@ def critical(summary: pd.DataFrame) -> pd.DataFrame:
     """Per line and seed: `reached`, the highest compression measured up to which no layer had
     collapsed, `collapsed`, the next one measured (NaN if there is none), and `measured`, how many.
     """
-    rows = []
-    for key, part in summary.groupby(["method", "iterations", "images_per_class", "seed"]):
+    rows, keys = [], ["method", "iterations", "images_per_class", "seed"]
+    for key, part in summary.groupby(keys):
         part = part.sort_values("compression")
         dead = (part["layers_collapsed"] > 0).to_numpy()
         ratios = part["compression"].to_numpy()
@@ -177,21 +180,18 @@ def critical(summary: pd.DataFrame) -> pd.DataFrame:
         reached = ratios[first - 1] if first else np.nan
         beyond = ratios[first] if first < len(ratios) else np.nan
         rows.append((*key, reached, beyond, len(part)))
-    names = ("method", "iterations", "images_per_class", "seed", "reached", "collapsed", "measured")
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=[*keys, "reached", "collapsed", "measured"])
 
 
 def first_collapsed(layers: pd.DataFrame) -> pd.DataFrame:
     """Per line: the layers that are without a weight where the first one is, in any seed, and the
     compression at which that happens. Lines that collapse nowhere are left out."""
-    dead = layers[layers["kept"] == 0]
-    rows = []
-    for key, part in dead.groupby(["method", "iterations", "images_per_class"]):
+    rows, keys = [], ["method", "iterations", "images_per_class"]
+    for key, part in layers[layers["kept"] == 0].groupby(keys):
         at = part["exponent"].min()
         names = part.loc[part["exponent"] == at, "layer"].unique()
         rows.append((*key, 10.0**at, ", ".join(names)))
-    names = ("method", "iterations", "images_per_class", "compression", "layers")
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=[*keys, "compression", "layers"])
 
 
 def agreement(layers: pd.DataFrame) -> pd.DataFrame:

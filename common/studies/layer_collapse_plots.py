@@ -11,22 +11,27 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from common.plots import style
+from common.plots.panels import (
+    cross_out,
+    entry,
+    label_outside,
+    logarithmic,
+    panels,
+    ticks_at,
+)
 from common.results.reference import METHODS
 from common.studies.captions import (
     compression,
     depth_colours,
     depth_handles,
-    grid,
     rows_of,
-    strip,
     study_caption,
 )
 
+STRIP = 0.16  # of a panel's height, for layers without a weight
 BEYOND = {"facecolor": "#e3e3e3", "edgecolor": "white", "hatch": "///", "lw": 0, "zorder": 0}
 _LINE = ["method", "iterations", "images_per_class"]
 
@@ -47,28 +52,20 @@ def collapse_densities(layers: pd.DataFrame, summary: pd.DataFrame, suffix: str 
     counts = layers.groupby(_LINE)["exponent"].nunique()
     lines = [line for line in _lines(layers) if counts[line] > 1]  # a point is no curve
     labels = line_labels(layers)
-    figure, panels = grid(len(lines), 2.15)
+    figure, grid = panels(len(lines), 3, 2.15, 1.1)
     table = layers.assign(density=layers["kept"] / layers["size"], x=10.0 ** layers["exponent"])
     low = table.loc[table["density"] > 0, "density"].min() / 2
-    for axes, line in zip(panels, lines, strict=True):
+    for axes, line in zip(grid, lines, strict=True):
         part = rows_of(table, _LINE, line)
         means = part.groupby(["layer", "x"])["density"].agg(["mean", "min"]).reset_index()
-        height = strip(axes, low)
+        logarithmic(axes, low, 1.6, STRIP)
         for place, (name, hue) in enumerate(zip(names, hues, strict=True)):
             curve = means[means["layer"] == name]
             alive = curve[curve["min"] > 0]
             axes.plot(alive["x"], alive["mean"], ".-", color=hue, lw=1.1, ms=2.5)
             dead = curve.loc[curve["min"] == 0, "x"]
-            level = height * (1 - (place + 0.5) / len(names))
-            axes.plot(
-                dead,
-                np.full(len(dead), level),
-                "x",
-                color=hue,
-                ms=2.6,
-                mew=0.8,
-                transform=axes.get_xaxis_transform(),
-            )
+            level = STRIP * (1 - (place + 0.5) / len(names))
+            cross_out(axes, dead, level, color=hue, markersize=2.6, mew=0.8)
         _compressions(axes, table["x"].max(), top)
         count = part["seed"].nunique()
         name, _, how = (labels[line] + suffix).partition(", ")
@@ -76,10 +73,8 @@ def collapse_densities(layers: pd.DataFrame, summary: pd.DataFrame, suffix: str 
         axes.set_title(name, loc="left", weight="bold", **hue)
         axes.set_title(how, loc="right", fontsize=7.5, **hue)
         seeds = f"{count} seed{'s' * (count > 1)}"
-        axes.text(0.02, 0.04 + height, seeds, transform=axes.transAxes, fontsize=7, color="#555555")
-    for axes in panels:
-        axes.set_xlabel("Compression" if axes.get_subplotspec().is_last_row() else "")
-        axes.set_ylabel("Layer density" if axes.get_subplotspec().is_first_col() else "")
+        axes.text(0.02, 0.04 + STRIP, seeds, transform=axes.transAxes, fontsize=7, color="#555555")
+    label_outside(grid, "Compression", "Layer density")
     style.legend_above(figure, [*depth_handles(names, hues), _beyond_handle(top)])
     style.write_caption(figure, study_caption(summary), images_of(summary), coverage(summary))
     return figure
@@ -112,8 +107,8 @@ def critical_compression(critical: pd.DataFrame, summary: pd.DataFrame) -> Figur
     axes.set_ylim(-0.6, len(lines) - 0.4)
     _compressions(axes, summary["compression"].max(), top)
     axes.set_xlabel("Critical compression: marks, the highest measured without a collapsed layer")
-    bar = Line2D([], [], color=style.lighter(style.INK, 0.45), lw=2.2)
-    bar.set_label("up to the next measured, where a layer had collapsed")
+    told = "up to the next measured, where a layer had collapsed"
+    bar = entry(told, color=style.lighter(style.INK, 0.45), lw=2.2)
     style.legend_above(figure, [bar, _beyond_handle(top)])
     style.write_caption(figure, study_caption(summary), images_of(summary), coverage(summary))
     return figure
@@ -201,6 +196,4 @@ def _compressions(axes: Axes, highest: float, top: float) -> None:
     axes.set_xscale("log")
     axes.set_xlim(0.8, end)
     axes.axvspan(top, end, **BEYOND)
-    axes.xaxis.set_major_locator(FixedLocator([10.0**e for e in range(10) if 10.0**e <= end]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compression(value)))
+    ticks_at(axes.xaxis, [10.0**e for e in range(10) if 10.0**e <= end], compression)

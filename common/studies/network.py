@@ -24,6 +24,9 @@ SETTING = ("dataset", "model", "protocol")
 class Setting:
     """Which network is measured, on which data, drawn by which protocol, and where.
 
+    images: whether there are to be any; without, only their shape is known, and no method that
+    looks at them can be asked.
+
     Raises ConfigurationError for a name that is not known.
     """
 
@@ -32,6 +35,7 @@ class Setting:
     protocol: str
     device: str = "auto"
     data_dir: str | Path | None = None
+    images: bool = True
 
     def __post_init__(self) -> None:
         known = (datasets.DATASETS, models.MODELS, protocols.PROTOCOLS)
@@ -52,6 +56,14 @@ class Setting:
     def columns(self) -> dict[str, str]:
         """What every row of a table says of its setting: SETTING and PROVENANCE."""
         return self.names() | provenance(environment.resolve_device(self.device))
+
+
+@dataclass(frozen=True)
+class NoImages:
+    """What a network has to know of its images where there are none."""
+
+    spec: datasets.Spec
+    device: torch.device
 
 
 # As in the experiments of Tanaka et al. 2020, and of the reproduction (COMP6258).
@@ -86,7 +98,10 @@ def _network(setting: Setting, seed: int) -> Network:
     device = environment.resolve_device(setting.device)
     protocol = protocols.find(setting.protocol)
     hyper = protocol.for_run(setting.model, setting.dataset, None)
-    data = _data(setting.dataset, setting.data_dir).to(device)
+    if setting.images:
+        data = _data(setting.dataset, setting.data_dir).to(device)
+    else:
+        data = NoImages(datasets.DATASETS[setting.dataset], device)
     return Network(setting.model, data, hyper, seed)
 
 

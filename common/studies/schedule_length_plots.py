@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from common.plots import style
+from common.plots.panels import entry, ticks_at
 from common.plots.tables import network_name
 from common.results.reference import MODELS, SCHEDULES
 from common.studies.captions import study_caption
@@ -49,7 +48,8 @@ def shuffling_against_length(
             other, line = rows[~main[rows.index]], rows[main[rows.index]].sort_values("epoch")
             hue = style.lighter(style.colour(method), 0.5)
             axes.plot(other["epoch"], other["difference"], ".", ms=3.5, color=hue, zorder=2)
-            axes.plot(line["epoch"], line["difference"], **_look(method), **THEIRS)
+            look = style.method_look((method, ""))
+            axes.plot(line["epoch"], line["difference"], **look, **THEIRS)
         axes.set_title(MODELS.get(model, model), loc="left", weight="bold")
     _finish(grid, effects, published, "Shuffled less unmodified (points)")
     others = ", ".join(map(style.percent, sorted(set(published.loc[~main, "sparsity"]))))
@@ -77,7 +77,7 @@ def methods_against_length(
     for axes, share in zip(grid[1:], shares, strict=True):
         rows = near[near["sparsity"] == share].sort_values("epoch")
         for method, part in rows.groupby(["method", "variant"], sort=False):
-            axes.plot(part["epoch"], part["difference"], **_look(*method), **THEIRS)
+            axes.plot(part["epoch"], part["difference"], **style.method_look(method), **THEIRS)
         model = published["model"].iloc[0]
         title = f"{MODELS.get(model, model)}, {style.percent(share)} removed"
         axes.set_title(title, loc="left", weight="bold")
@@ -99,7 +99,7 @@ def _draw_ours(axes: Axes, differences: pd.DataFrame) -> None:
     for place, method in enumerate(methods):
         rows = differences[differences["method"] == method].sort_values("epochs")
         x = rows["epochs"] * APART ** (place - (len(methods) - 1) / 2)
-        look = {**_look(method), "linestyle": "none", "zorder": 4}
+        look = {**style.method_look((method, "")), "linestyle": "none", "zorder": 4}
         axes.plot(x, rows["mean"], color=look["color"], lw=1.2, zorder=3)
         alone = rows["n"] == 1
         axes.plot(x[alone], rows["mean"][alone], **look, mfc="white")
@@ -118,10 +118,7 @@ def _finish(
         axes.axhline(0, **ZERO)
         axes.set_xscale("log")
         axes.set_xlim(low / 1.25, high * 1.25)
-        ticks = _apart(ours if axes is grid[0] else theirs)
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticks_at(axes.xaxis, _apart(ours if axes is grid[0] else theirs), "{:g}".format)
         axes.set_xlabel("After epoch, of one training")
     grid[0].set_xlabel("Epochs of the training")
     grid[0].set_ylabel(label)
@@ -145,11 +142,6 @@ def _apart(epochs: Iterable[int]) -> list[int]:
     return shown
 
 
-def _look(method: str, variant: str = "") -> dict:
-    dashes = "--" if variant else "-"
-    return {"color": style.colour(method), "marker": style.marker(method), "linestyle": dashes}
-
-
 def _network(runs: pd.DataFrame) -> str:
     return network_name(*runs[["model", "dataset"]].iloc[0])
 
@@ -164,7 +156,7 @@ def _legend_and_caption(
 ) -> None:
     place = {name: at for at, name in enumerate(style.COLOURS)}
     shown = sorted(set(methods), key=lambda method: (place[method[0]], method[1]))
-    handles = [Line2D([], [], label=style.method_label(*m), lw=1.2, **_look(*m)) for m in shown]
+    handles = [entry(style.method_label(*m), lw=1.2, **style.method_look(m)) for m in shown]
     style.legend_above(figure, handles)
     lengths = ", ".join(map(str, sorted(runs["epochs"].unique())))
     code = ", ".join(sorted(runs["code_version"].unique()))

@@ -15,7 +15,7 @@ from common.base.files import write_atomically
 from common.base.paths import ROOT, default_results
 from common.base.version import code_version
 from common.models import MODELS
-from common.pruning import METHODS
+from common.pruning import METHODS, Masks
 from common.results.schema import EXACT
 from common.runs.options import Read, list_of, number_in, one_of, whole_from
 from common.training.protocols import PROTOCOLS
@@ -47,6 +47,7 @@ LISTS: dict[str, tuple[tuple[str, ...], Read]] = {
     "exponents": (("exponent",), number_in(0)),
     "sparsities": (("sparsity",), number_in(0, 1)),
     "methods": (("method", "iterations", "images_per_class"), read_line),
+    "models": (("model",), one_of(MODELS)),
     "networks": (("model", "protocol"), read_network),
 }
 
@@ -163,6 +164,14 @@ def of_units(table: pd.DataFrame, chosen: pd.DataFrame, keys: Sequence[str]) -> 
     """The rows of a table whose units (equal values of `keys`) are among those of another."""
     index, there = (one.set_index(list(keys)).index for one in (table, chosen))
     return table[index.isin(there)]
+
+
+def layer_rows(masks: Masks) -> list[dict[str, object]]:
+    """A row per mask: its layer, how many weights that has, and how many are kept."""
+    return [
+        {"layer": n.removesuffix(".weight"), "size": mask.numel(), "kept": int(mask.sum())}
+        for n, mask in masks.items()
+    ]
 
 
 def _comparable(values: Sequence[object]) -> tuple:

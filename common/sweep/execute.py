@@ -83,7 +83,8 @@ def execute(
     try:
         if earlier and earlier.state == "running":  # abandoned; what it started may live on
             kill_marked(str(earlier.path))
-        _clear(job.folder)
+        for leftover in ("progress.json", "error.txt"):  # of an earlier attempt
+            (job.folder / leftover).unlink(missing_ok=True)
         ended = run_notebook(
             job.notebook,
             job.folder / "notebook.ipynb",
@@ -193,12 +194,6 @@ def _reason(error: Path, status: int) -> str:
         memory = "; the machine may be short of memory" if status == -signal.SIGKILL else ""
         return f"the run was ended by {signal.Signals(-status).name}{memory}"
     return f"the worker ended with exit status {status}; see log.txt"
-
-
-def _clear(folder: Path) -> None:
-    """Remove the progress that an earlier attempt wrote."""
-    for name in ("progress.json", "error.txt"):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _every(seconds: float, call: Callable[[], bool]) -> Callable[[], bool]:

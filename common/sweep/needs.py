@@ -55,7 +55,8 @@ def memory_needed(experiment: Experiment) -> float:
     if method.training_batches:
         scored = experiment.batch_size
     # A captured step keeps its memory to itself: what steps before it took lies beside it.
-    images = max(2 * experiment.batch_size, method.graphs * scored)
+    trained = min(experiment.batch_size, experiment.hyper.micro_batch or experiment.batch_size)
+    images = max(2 * trained, method.graphs * scored)
     evaluation = 3 * found.largest * (streamed.EVALUATION_BATCH if large else EVALUATION_BATCH)
     data = 0 if large else IMAGES * math.prod(spec.shape)
     return CONTEXT + data + COPIES * found.weights + max(found.graph * images, evaluation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,23 +103,13 @@ class _Notebook:
 
     def update(self, content: RenderableType, refresh: bool) -> None:
         # Drawn apart from the cell's own console, which would print it.
-        console = Console(record=True, force_jupyter=False, width=100, file=_Nowhere())
+        console = Console(record=True, force_jupyter=False, width=100, file=io.StringIO())
         console.print(content)
         html = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>", clear=False)
         bundle = {"text/html": html, "text/plain": console.export_text()}
         self._handle.update(bundle, raw=True)
 
     def stop(self) -> None:
-        pass
-
-
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, text: str) -> None:
-        pass
-
-    def flush(self) -> None:
         pass
 
 

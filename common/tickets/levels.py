@@ -8,7 +8,7 @@ import pandas as pd
 
 from common.base.errors import ConfigurationError
 from common.base.version import code_version
-from common.pruning import Masks, diagnostics, kept
+from common.pruning import Masks, kept
 from common.results.collected import collect
 from common.training.callbacks import History
 
@@ -32,7 +32,7 @@ def row(level: int, masks: Masks, history: History, per_epoch: int, skipped: int
         "early_stop_epoch": stop["epoch"],
         "early_stop_iteration": max(stop["epoch"] * per_epoch - skipped, 0),
         "early_stop_accuracy": stop["test_accuracy"],
-        "layers_collapsed": len(diagnostics.collapsed_layers(masks)),
+        "layers_collapsed": sum(not mask.any() for mask in masks.values()),
         "train_seconds": history.seconds,
         "code_version": code_version(),
     }

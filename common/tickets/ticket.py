@@ -7,7 +7,7 @@ import torch
 
 from common.base.seeding import generator
 from common.pruning import Masks, apply, masks, prunable
-from common.pruning.distributions import DISTRIBUTIONS
+from common.pruning.rounds import keep_best
 from common.pruning.scores import Scores
 from common.results import run_folder, schema
 from common.results.schema import LEVELS
@@ -135,14 +135,8 @@ class TicketRun(Run):
         with self._timed():
             scores = self.method.score(self.model, self.context)
             scores = self.trainings.ablated.get("scores", lambda same: same)(scores)
-            keep = count
-            if self.method.scope != "global":
-                shapes = {name: tuple(w.shape) for name, w in prunable(self.model).items()}
-                left = {name: int(mask.sum()) for name, mask in self.masks.items()}
-                keep = DISTRIBUTIONS[self.method.scope](shapes, count, left)
-            ties = generator(self.experiment.seed, "pruning", level)
-            chosen = masks.select(scores, keep, ties, self.masks)
-            self.masks = masks.like_weights(self.model, chosen)
+            ties, scope = generator(self.experiment.seed, "pruning", level), self.method.scope
+            self.masks = keep_best(self.model, scope, scores, count, ties, self.masks)
             apply(self.model, self.masks)
 
     def _train_level(self, level: int) -> History:

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from common.base.errors import ConfigurationError, unknown
 from common.plots import style, tables
 from common.plots.accuracy import REMOVED, removed_axis
+from common.plots.panels import entry
 from common.results.reference import SOURCES
 from common.results.statistics import paired_differences
 from common.results.words import judged
@@ -76,7 +77,7 @@ def ticket_levels(levels: pd.DataFrame, method: str = "lottery_ticket") -> Figur
             axes.set_ylim((low + high - CLOSEST) / 2, (low + high + CLOSEST) / 2)
         elif column != "test_accuracy":
             axes.set_ylim(0, 1.05 * max(levels[column].max(), 1))
-    style.legend_above(figure, [Line2D([], [], label="dense network", **style.DENSE)])
+    style.legend_above(figure, [entry("dense network", **style.DENSE)])
     return figure
 
 
@@ -117,8 +118,8 @@ def kept_weights(
         axes.set_xlabel("Weight (standard deviations of its layer at the start)")
         axes.set_yticks([])
     handles = [
-        Line2D([], [], color="#d0d0d0", lw=6, label="all weights"),
-        Line2D([], [], color=style.colour(method), label="kept weights"),
+        entry("all weights", color="#d0d0d0", lw=6),
+        entry("kept weights", color=style.colour(method)),
     ]
     style.legend_above(figure, handles)
     share = style.percent(float(kept.double().mean()))
@@ -127,7 +128,7 @@ def kept_weights(
 
 
 @style.styled
-def tickets_compared(levels: pd.DataFrame, by: str, title: str = "", least: float = 0.0) -> Figure:
+def tickets_compared(levels: pd.DataFrame, by: str, least: float = 0.0) -> Figure:
     """Accuracy and early-stopping iteration against weights removed, a line per value of `by`.
 
     levels: of `collect_levels`, of one network and data set. by: `ablation`, `retrain` or `init`.
@@ -148,7 +149,6 @@ def tickets_compared(levels: pd.DataFrame, by: str, title: str = "", least: floa
         panels.insert(1, ("test_accuracy", "Close-up (%)"))
     figure = style.new_figure(3.7)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    handles = []
     for axes, (column, label) in zip(grid, panels, strict=True):
         for value, look in LOOKS[by].items():
             rows = shown[shown[by] == value]
@@ -163,12 +163,8 @@ def tickets_compared(levels: pd.DataFrame, by: str, title: str = "", least: floa
             axes.set_ylim(best - CLOSE_UP, best + 1)
         else:
             _within(axes, column)
-    for value, look in LOOKS[by].items():
-        if (shown[by] == value).any():
-            handles.append(_handle(look))
-    handles.append(Line2D([], [], label="dense network", **style.DENSE))
-    if title:
-        figure.axes[0].set_title(title, loc="left", weight="bold")
+    handles = [_handle(look) for value, look in LOOKS[by].items() if (shown[by] == value).any()]
+    handles.append(entry("dense network", **style.DENSE))
     style.legend_above(figure, handles)
     early = panels[-1][0] == "early_stop_iteration"
     iterations = "Iterations from the rewinding point to the lowest test loss." * early
@@ -251,9 +247,9 @@ def retraining_compared(levels: pd.DataFrame | None, published: pd.DataFrame) ->
             axes.set_xlabel(REMOVED)
             axes.set_ylabel(PANELS["test_accuracy"] if axes in grid[:, 0] else "")
     handles = [_handle(look) for look in LOOKS["retrain"].values()]
-    handles.append(Line2D([], [], color=style.INK, lw=0.9, marker="o", ms=3, mfc="white"))
     source = SOURCES["renda2020"]
-    handles[-1].set_label(source.name)
+    theirs = {"color": style.INK, "lw": 0.9, "marker": "o", "ms": 3, "mfc": "white"}
+    handles.append(entry(source.name, **theirs))
     style.legend_above(figure, handles)
     ours = _caption(pd.concat(parts.values())) if parts else ()
     style.write_caption(figure, *ours, f"{source.name}: {source.caution}.")
@@ -306,8 +302,8 @@ def _look(look: Sequence) -> dict:
     return {"color": look[1], "linestyle": look[2], "marker": look[3]}
 
 
-def _handle(look: Sequence) -> Line2D:
-    return Line2D([], [], label=look[0], **_look(look))
+def _handle(look: Sequence) -> Artist:
+    return entry(look[0], **_look(look))
 
 
 def _caption(points: pd.DataFrame, bands: bool = True) -> tuple[str, str]:

@@ -73,10 +73,10 @@ def train(
     measure = functools.partial(evaluate, model, test_data, precision)
     masking = ApplyMasks(model, masks)
     callbacks = [schedule, masking, Measure(measure), recorder, *more]
-    closure = steps.gradients
+    closure = functools.partial(steps.gradients, micro_batch=hyper.micro_batch)
     if graphs is not None:
         callbacks.remove(masking)
-        step = steps.whole_step(model, optimizer, masking.pairs, precision)
+        step = steps.whole_step(model, optimizer, masking.pairs, precision, hyper.micro_batch)
         recorder.step = steps.captured_step(step, model, optimizer, graphs)
         closure = steps.replaying(recorder.step)
     if progress and environment.person_watches():

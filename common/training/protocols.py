@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 from common.base.errors import ConfigurationError, unknown
 
@@ -18,8 +19,11 @@ class Protocol:
     belong to `epochs` and move in proportion when a run asks for another number; `linear` lets it
     fall to zero over `epochs`, a little at every iteration. Over the first `warmup` epochs the rate
     rises linearly from zero to that, `warmed` of them being over when the training starts.
+    micro_batch: so many images of a batch go through the network at a time, and BatchNorm
+    normalises by them (`steps.backward`); None: all of them. It belongs to the protocol, not to the
+    machine: a run gives the same numbers wherever it starts or goes on.
     augment: `flip_crop` or none (natural images only, see datasets).
-    exceptions: (model, dataset) -> what differs there; a model name ending in * is a prefix.
+    exceptions: (model, dataset) -> what differs there; * stands for any part of a name.
     """
 
     name: str
@@ -29,6 +33,7 @@ class Protocol:
     epochs: int
     batch_size: int
     learning_rate: float
+    micro_batch: int | None = None
     milestones: tuple[int, ...] = ()
     schedule: str = "steps"
     gamma: float = 0.1
@@ -57,8 +62,7 @@ class Protocol:
         """The hyperparameters of one run, its exceptions applied and its schedule scaled."""
         changes: dict = {"model": model, "dataset": dataset}
         for (models, data), exception in self.exceptions.items():
-            named = model.startswith(models[:-1]) if models.endswith("*") else model == models
-            if named and dataset.startswith(data.rstrip("*")):
+            if fnmatchcase(model, models) and fnmatchcase(dataset, data):
                 changes.update(exception)
         chosen = replace(self, **changes, exceptions={})
         if epochs is None or epochs == chosen.epochs:
@@ -159,6 +163,8 @@ PROTOCOLS: dict[str, Protocol] = {
                     "milestones": (30, 60, 80),
                     "warmup": 5,
                 },
+                # 8.3 GB of ResNet-50 in float32, 12 of VGG-16: what a free GPU holds.
+                ("*", "imagenet"): {"micro_batch": 64},
             },
         ),
         Protocol(

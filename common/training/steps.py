@@ -26,20 +26,19 @@ def whole_step(
     optimizer: torch.optim.SGD,
     pairs: Sequence[tuple[Tensor, Tensor]],
     precision: str,
+    micro_batch: int | None = None,
 ) -> cuda_graphs.Step:
-    """(images, labels) -> (loss, logits) after a step with all that belongs to it: forward, loss,
-    backward, the optimizer, the masks of the `pairs` (weight, mask)."""
+    """(images, labels) -> (loss, logits) after a step with all that belongs to it: `backward`, the
+    optimizer, the masks of the `pairs` (weight, mask)."""
     autocast_model = AutocastModel(model, precision)
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = autocast_model(images)
-        loss = F.cross_entropy(logits, labels)
-        scaled(optimizer, loss).backward()
+        results = backward(autocast_model, optimizer, images, labels, micro_batch)
         getattr(optimizer, "update", optimizer.step)()
         # At the end: no gradient, and nothing that knows this step's stream, outlives it.
         optimizer.zero_grad(set_to_none=True)
         multiply(pairs)
-        return loss.detach(), logits.detach()
+        return results
 
     optimizer.zero_grad(set_to_none=True)
     return step
@@ -154,15 +153,39 @@ class AutocastModel(nn.Module):
         return logits.float()
 
 
-def gradients(state: torchbearer.State) -> Tensor:
+def gradients(state: torchbearer.State, micro_batch: int | None = None) -> Tensor:
     """Gradients of one batch; the optimizer's step calls it."""
     optimizer = state[torchbearer.OPTIMIZER]
     optimizer.zero_grad(set_to_none=True)
-    logits = state[torchbearer.MODEL](state[torchbearer.X])
-    loss = state[torchbearer.CRITERION](logits, state[torchbearer.Y_TRUE])
-    scaled(optimizer, loss).backward()
+    model, images, labels = (
+        state[k] for k in (torchbearer.MODEL, torchbearer.X, torchbearer.Y_TRUE)
+    )
+    loss, logits = backward(model, optimizer, images, labels, micro_batch)
     state[torchbearer.Y_PRED], state[torchbearer.LOSS] = logits, loss
     return loss
+
+
+def backward(
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    micro_batch: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(mean loss, logits) of a batch, without their graph; its gradients are added to the weights'.
+
+    micro_batch: how many images go through the network at a time, all where None. The gradient is
+    the whole batch's but for the order of its sums, except that BatchNorm normalises by the images
+    that go together, and moves its running statistics each time.
+    """
+    losses, logits, size = [], [], micro_batch or len(labels)
+    for x, y in zip(images.split(size), labels.split(size), strict=True):
+        found = model(x)
+        loss = F.cross_entropy(found, y) * (len(y) / len(labels))
+        scaled(optimizer, loss).backward()
+        losses.append(loss.detach())
+        logits.append(found.detach())
+    return sum(losses[1:], losses[0]), logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
 def scaled(optimizer: torch.optim.SGD, loss: Tensor) -> Tensor:
