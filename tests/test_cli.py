@@ -94,6 +94,7 @@ def test_bad_input_is_one_error_before_anything_starts(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    code_version()  # asks git, once
     monkeypatch.setattr(subprocess, "Popen", None)
     (tmp_path / "FILE").write_text("")
     (tmp_path / "LOOP").symlink_to("LOOP")
