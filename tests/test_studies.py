@@ -17,12 +17,15 @@ from common.base.errors import ConfigurationError
 from common.plots.tables import caption
 from common.pruning import METHODS, find_method, prunable
 from common.pruning.diagnostics import gradient_norm
+from common.pruning.rounds import prune_rounds
 from common.pruning.scores import GRASP_TEMPERATURE
 from common.runs.experiment import configure
 from common.runs.run import Run
 from common.studies import (
     batchnorm,
     conservation,
+    imagenet,
+    imagenet_cost,
     inversion,
     inversion_curves,
     inversion_tables,
@@ -38,7 +41,7 @@ from common.studies.tables import COMMITTED, PROVENANCE, Table, folder, read, re
 ROOT = Path(__file__).resolve().parent.parent
 # Notebook -> the folder of its tables.
 STUDIES = {
-    **{name: name for name in ("layer_collapse", "conservation", "inversion", "chaos")},
+    **{n: n for n in ("layer_collapse", "conservation", "inversion", "chaos", "imagenet")},
     **dict.fromkeys(("inversion_faults", "batchnorm_epsilon"), "inversion"),
 }
 TINY = Setting("small_vgg", "digits", "tanaka2020", "cpu")
@@ -511,6 +514,47 @@ def test_a_network_without_batchnorm_is_refused(tmp_path):
         )
 
 
+# ImageNet
+
+
+def test_one_way_down_is_the_way_to_each_compression_and_needs_no_images(tmp_path):
+    setting = replace(TINY, images=False)
+    line = imagenet.Line("synflow", "", 4)
+    network = setting.network(0)
+    found = imagenet.prune(network, line, [0.5, 1.0], lambda masks: masks)
+    two_rounds = replace(find_method("synflow"), iterations=2)
+    context = network.context(two_rounds)
+    alone = prune_rounds(network.fresh(), two_rounds, 1 - 10**-0.5, context)
+    assert all(torch.equal(found[0.5][name], mask) for name, mask in alone.items())
+    imagenet.measure(tmp_path, setting, [1.0, 4.0], [0], [line, imagenet.Line("random", "erk")])
+    summary, layers = imagenet.tables(tmp_path, "tanaka2020", {"digits": ["small_vgg"]})
+    assert summary["kept"].tolist() == [
+        round(n / 10**e) for n, e in summary[["prunable", "exponent"]].to_numpy()
+    ]
+    assert (summary["effective"] <= summary["kept"]).all()
+    assert layers.groupby("layer")["role"].first().value_counts()["body"] == 4
+    shares = imagenet.shares(layers)
+    assert shares.groupby(list(imagenet.UNIT))["share"].sum().tolist() == pytest.approx([1.0] * 4)
+    reached = imagenet.reached(summary)
+    assert (reached["connected"] == 1.0).all()  # ten weights are no path and a layer is empty
+    with pytest.raises(ConfigurationError, match=r"not multiples of 0\.5"):
+        imagenet.measure(tmp_path, setting, [0.7], [0])
+
+
+@pytest.mark.slow
+def test_costs_are_measured_in_processes_of_their_own(tmp_path):
+    setting = replace(TINY, images=False)
+    chosen = [imagenet_cost.Case("SNIP", 2, 4), imagenet_cost.Case("synflow", rounds=2)]
+    imagenet_cost.measure(tmp_path, setting, chosen)
+    cost = read(tmp_path / "cost.csv")
+    assert (cost["kept"] == cost["asked"]).all()
+    assert (cost["peak_bytes"] >= cost["idle_bytes"]).all()
+    imagenet_cost.measure_structured(tmp_path, setting)
+    saved = read(tmp_path / "structured.csv").set_index("how")
+    assert (saved["parameters"]["dense"] > saved["parameters"].drop("dense")).all()
+    assert saved["exported_difference"].max() < 1e-4
+
+
 # Committed tables and notebooks
 
 
@@ -615,6 +659,13 @@ def test_a_notebook_refuses_what_its_tables_do_not_hold(study, tmp_path):
         ("inversion", {"exponents": [0.25]}),
         ("inversion_faults", {"sparsity": 0.5, "steps": 12}),
         ("batchnorm_epsilon", {"networks": [["small_vgg", "seed"]], "steps": 12}),
+        (
+            "imagenet",
+            {
+                **{"models": ["small_vgg"], "compared_models": ["small_vgg"]},
+                **{"compared_dataset": "digits", "exponents": [1.0]},
+            },
+        ),
         ("chaos", {"rounds": [1, 2], "small_exponents": [2.0], "training_seeds": [0, 1]}),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from common.datasets.streamed import StreamedDataset
 
 AUGMENTATIONS = (None, "flip_crop")
+Part = Callable[[int], slice]
 PADDING = 4  # pixels on every side; He et al., 1512.03385, section 4.2
 
 
@@ -33,6 +34,9 @@ class Loader:
     are drawn on the CPU when it starts, from the run's streams "order" and "augmentation" with the
     epoch's number: they are the same on every device, and setting `epoch` resumes exactly.
     Without a `seed` (evaluation) the images come as they are, in order.
+
+    part: of a batch's length, which of its images are yielded; all where None. The choices are
+    those of whole batches, so several processes can share one.
 
     images: uint8 (N, H, W, C); labels: int64 (N,); mean, std: float32 (C,) of pixels in [0, 1].
     """
@@ -55,6 +59,7 @@ class Loader:
         self.labels, self.mean, self.std = labels, mean, std
         self.batch_size, self.augment, self.seed = batch_size, augment, seed
         self.epoch = 0  # of the next iteration
+        self.part: Part | None = None
         self.height, self.width = images.shape[1:3]
         margin = PADDING if augment else 0
         # Zeros are put around the pixels, not around normalised values.
@@ -74,14 +79,15 @@ class Loader:
             return self._shuffled(order.to(self.images.device))
         return self._augmented(*self._choices(order, epoch))
 
+    def _split(self, values: Tensor) -> list[Tensor]:
+        return split(values, self.batch_size, self.part)
+
     def _in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in zip(
-            self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-        ):
+        for x, y in zip(self._split(self.images), self._split(self.labels), strict=True):
             yield normalise(x, self.mean, self.std), y
 
     def _shuffled(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in order.split(self.batch_size):
+        for chosen in self._split(order):
             x = self.images.index_select(0, chosen)
             yield normalise(x, self.mean, self.std), self.labels.index_select(0, chosen)
 
@@ -92,9 +98,9 @@ class Loader:
         windows = self._windows()
         shape = (-1, self.height, self.width, pixels.shape[1])
         for chosen, start, mirrored in zip(
-            order.split(self.batch_size),
-            corner.split(self.batch_size),
-            flip.split(self.batch_size),
+            self._split(order),
+            self._split(corner),
+            self._split(flip),
             strict=True,
         ):
             # One gather of whole pixels crops and flips the batch.
@@ -116,6 +122,12 @@ class Loader:
         rows = torch.arange(self.height, device=self.images.device)[:, None] * self.images.shape[2]
         columns = torch.arange(self.width, device=self.images.device)
         return torch.stack([rows + columns, rows + columns.flip(0)]).flatten(1)
+
+
+def split(values: Tensor, size: int, part: Part | None) -> list[Tensor]:
+    """Batch after batch of the values, of each its part."""
+    batches = values.split(size)
+    return list(batches) if part is None else [batch[part(len(batch))] for batch in batches]
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from common.base.errors import ConfigurationError
 from common.base.seeding import generator
 from common.datasets import Spec, imagenet
-from common.datasets.loader import normalise
+from common.datasets.loader import Part, normalise, split
 
 # Of ImageNet's training pixels, as torchvision and everyone after it has them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -120,18 +120,24 @@ class StreamedLoader:
         self.batch_size, self.augment, self.seed = batch_size, augment, seed
         self.workers = torch.get_num_threads() if workers is None else workers
         self.epoch = 0  # of the next iteration
+        self.part: Part | None = None  # as `Loader`'s
 
     def __len__(self) -> int:
         """The number of batches."""
         return math.ceil(len(self.labels) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._keys.epoch = self.epoch
+        self._keys.epoch, self._keys.part = self.epoch, self.part
         self.epoch += 1
         return self._on_device(iter(self._batches))
 
     def _on_device(self, batches: Iterator) -> Iterator[tuple[Tensor, Tensor]]:
-        for pixels, labels in batches:
+        for count in [len(part) for part in split(self.labels, self.batch_size, self.part)]:
+            if not count:  # of nothing DataLoader makes no batch
+                empty = torch.empty(0, *self.data.spec.shape), self.labels[:0]
+                yield tuple(tensor.to(self.data.device) for tensor in empty)
+                continue
+            pixels, labels = next(batches)
             x = pixels.to(self.data.device, non_blocking=True)
             y = labels.to(self.data.device, non_blocking=True)
             yield normalise(x, self.data.mean, self.data.std), y
@@ -159,6 +165,7 @@ class _Keys:
 
     def __init__(self, count: int, batch_size: int, seed: int | None) -> None:
         self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+        self.part: Part | None = None
 
     def __len__(self) -> int:
         return math.ceil(self.count / self.batch_size)
@@ -169,7 +176,7 @@ class _Keys:
             order = torch.randperm(self.count, generator=generator(self.seed, "order", self.epoch))
             stream = generator(self.seed, "augmentation", self.epoch)
             seeds = torch.randint(2**62, (self.count,), generator=stream)
-        for places in order.split(self.batch_size):
+        for places in filter(len, split(order, self.batch_size, self.part)):
             yield list(zip(places.tolist(), seeds[places].tolist(), strict=True))
 
 

@@ -22,6 +22,7 @@ from common.pruning.scores import Scores
 from common.results import run_folder, schema
 from common.runs import registry
 from common.runs.experiment import Experiment
+from common.training import parallel
 from common.training.callbacks import History
 from common.training.protocols import Protocol
 
@@ -91,10 +92,13 @@ def provenance(experiment: Experiment, conditions: Conditions) -> dict[str, obje
 
 
 def _hardware(conditions: Conditions) -> str:
-    """The device, and how many runs share a GPU: times and throughput go by it."""
+    """The device, how many share the run, and how many runs share a GPU: times and throughput go
+    by it."""
     runs = os.environ.get(run_folder.SHARING, "1")
     shared = conditions.device.type == "cuda" and runs != "1"
-    return environment.hardware(conditions.device) + f", shared by {runs} runs" * shared
+    several = f", {parallel.size()} processes" * (parallel.size() > 1)
+    hardware = environment.hardware(conditions.device)
+    return hardware + several + f", shared by {runs} runs" * shared
 
 
 def layers(model: nn.Module, masks: Masks, scores: Scores, flops: dict[str, int]) -> pd.DataFrame:

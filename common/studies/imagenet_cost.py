@@ -17,12 +17,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from common.base.seeding import generator
 from common.datasets.streamed import SCORING_BATCH
+from common.plots.style import method_label
 from common.pruning import METHODS, keep_count, kept
 from common.pruning.rounds import prune_rounds
 from common.structured import channels, cost, export, penalty, removal
@@ -172,6 +174,26 @@ def structured(model: nn.Module, shape: Sequence[int]) -> dict[str, nn.Module]:
         removal.remove(shrunk, found, vanished, shape),
     )
     return dict(zip(HOW, (model, *small), strict=True))
+
+
+def in_words(cost: pd.DataFrame) -> pd.DataFrame:
+    """cost.csv to be read: a row a method."""
+    images = cost["batches"].astype(str) + " x " + cost["images"].astype(str)
+    ratio = (cost["round_seconds"] / cost["pass_seconds"]).map("{:.2f}".format)
+    return pd.DataFrame(
+        {
+            "images": images.where(cost["batches"] > 0, "–"),
+            "asked for": cost["asked"].map("{:,}".format),
+            "kept": cost["kept"].map("{:,}".format),
+            "rounds measured of": cost["rounds"].astype(str)
+            + "/"
+            + cost["published_rounds"].astype(str),
+            "seconds a round": cost["round_seconds"].map("{:.2f}".format),
+            "times a pass": ratio.where(cost["pass_seconds"].notna(), "–"),
+            "memory [MB]": ((cost["peak_bytes"] - cost["idle_bytes"]) / 1e6).map("{:,.0f}".format),
+            "whole process [MB]": (cost["peak_bytes"] / 1e6).map("{:,.0f}".format),
+        }
+    ).set_axis(list(map(method_label, cost["method"])), axis=0)
 
 
 def _peak() -> int:

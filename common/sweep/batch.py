@@ -122,7 +122,8 @@ def run(
         _show_next(name, parameters, results, console, program)
         return 0
     plan.check_data(left)
-    pool = _pool(left, root, jobs, per_gpu, scheduler)
+    gpus = grid.find(name, GRIDS, notebooks).gpus
+    pool = _pool(left, root, jobs, per_gpu, scheduler, gpus)
     console.print(
         f"{name}: {len(every)} runs, {len(every) - len(left)} done before; "
         f"{pool.capacity()} at a time; results in {escape(str(root))}",
@@ -182,7 +183,12 @@ def seconds(time_budget: str) -> float:
 
 
 def _pool(
-    jobs: list[Job], root: Path, number: int | None, per_gpu: int | None, scheduler: str | None
+    jobs: list[Job],
+    root: Path,
+    number: int | None,
+    per_gpu: int | None,
+    scheduler: str | None,
+    gpus: int,
 ) -> Pool:
     devices = [job.parameters["device"] for job in jobs]
     if scheduler:
@@ -191,11 +197,13 @@ def _pool(
                 "--per-gpu: on a cluster the workers say how many GPUs they have "
                 "(--resources GPU=1); start several on a GPU for several runs"
             )
+        if gpus > 1:
+            raise ConfigurationError(f"gpus: {gpus} is for one machine, not for a cluster")
         from common.sweep.dask.cluster import Cluster
 
         return Cluster(scheduler, root, number, devices)
     most = max(job.memory for job in jobs)
-    return Local(slots.slots(devices, number, per_gpu, most))
+    return Local(slots.slots(devices, number, per_gpu, most, gpus))
 
 
 def _verdict(ended: Ended, total: int, time_budget: str | None, again: str) -> str:

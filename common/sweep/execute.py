@@ -59,12 +59,13 @@ def execute(
     since: float = 0.0,
     stop: Stop | None = None,
     environment: Mapping[str, str] | None = None,
+    processes: int = 1,
 ) -> Outcome:
     """Do the job, unless it is done or someone else is at it, and say what came of it.
 
     A failure recorded after the file time `since` counts; an earlier one is tried again. When
     `stop` is set, the run and everything it started are ended. environment: variables that give
-    the run its share of the machine.
+    the run its share of the machine; processes: how many share the run, a GPU each.
     """
     if is_done(job.folder):
         return Outcome("done")
@@ -93,6 +94,7 @@ def execute(
             started=claim.shared_with,
             environment=environment,
             carry_on=lambda: beat() and not (stop and stop.is_set()),
+            processes=processes,
         )
     except Exception as error:  # no memory for a process, no space for its files ...
         ended = Outcome("failed", f"{type(error).__name__}: {error}")
@@ -113,8 +115,10 @@ def run_notebook(
     started: Callable[[int], None] = lambda pid: None,
     carry_on: Callable[[], bool] = lambda: True,
     environment: Mapping[str, str] | None = None,
+    processes: int = 1,
 ) -> Outcome | None:
-    """Execute a notebook in a process of its own; None if it ran to its end, else what happened.
+    """Execute a notebook in a process of its own, or in several; None if it ran to its end, else
+    what happened.
 
     Beside `output`: log.txt, and error.txt with the traceback if it failed. `started` is told the
     process id; when `carry_on` returns False everything is ended. Nothing is left running: all that
@@ -133,6 +137,7 @@ def run_notebook(
             "error": str(error),
             "scratch": scratch,
             "parent": os.getpid(),
+            "processes": processes,
         }
         process = _start(task, log, _environment(environment or {}, mark, scratch))
         try:

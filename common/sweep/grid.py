@@ -2,6 +2,7 @@
 
 title: ...
 description: ...
+gpus: 2                            # optional; that share the training of each run
 defaults: {protocol: quick}        # optional; every block starts from them
 runs:
   - method: [SNIP, synflow]        # a block is the product of its lists
@@ -23,6 +24,7 @@ import yaml
 from common.base.errors import ConfigurationError, shown, unknown
 from common.pruning import outside
 from common.runs.experiment import PARAMETERS
+from common.runs.options import whole
 from common.runs.registry import option_names
 
 MOST = 100_000  # runs of a block
@@ -38,6 +40,7 @@ class Grid:
     title: str
     description: str
     blocks: tuple[Mapping[str, list], ...]
+    gpus: int = 1
 
     def runs(self, overrides: Mapping[str, list] | None = None) -> Iterator[tuple[str, dict]]:
         """(where it stands, {method and parameters}) of every run, in the file's order.
@@ -86,7 +89,7 @@ def load(path: Path, methods: Iterable[str]) -> Grid:
         raise ConfigurationError(f"{path}: not a readable grid file ({error})") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
-    content = _mapping(content, f"{path}", ("title", "description", "defaults", "runs"))
+    content = _mapping(content, f"{path}", ("title", "description", "gpus", "defaults", "runs"))
     for key in ("title", "description"):
         if not isinstance(content.get(key, ""), str):
             raise ConfigurationError(f"{path}: {key} must be a line of text")
@@ -109,6 +112,7 @@ def load(path: Path, methods: Iterable[str]) -> Grid:
         content.get("title", path.stem),
         content.get("description", ""),
         tuple(blocks),
+        whole(f"{path}: gpus", content.get("gpus", 1), least=1, most=64),
     )
 
 

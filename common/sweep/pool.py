@@ -63,6 +63,7 @@ class Local:
         slot = self._free.get_nowait()  # as many as there are threads
         try:
             sharing = {SHARING: str(self._runs[slot.gpu])} if slot.gpu else {}
-            return execute(job, since, self._stop, {**slot.environment, **sharing})
+            share = {**slot.environment, **sharing}
+            return execute(job, since, self._stop, share, slot.processes)
         finally:
             self._free.put(slot)

@@ -34,9 +34,11 @@ _ALLOCATION = ":".join(
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one run at a time: the environment variables that give it its share."""
+    """A place for one run at a time: the environment variables that give it its share, and how many
+    processes share the run, a GPU each."""
 
     environment: dict[str, str]
+    processes: int = 1
 
     @property
     def gpu(self) -> str | None:
@@ -57,17 +59,21 @@ def slots(
     jobs: int | None = None,
     per_gpu: int | None = None,
     memory: float = 0.0,
+    processes: int = 1,
 ) -> list[Slot]:
     """The places that this machine has for runs on `devices` (values of the parameter).
 
     On every GPU `per_gpu`; else as many as make `jobs` in all; else as many as have `memory` bytes
     each and a core. On a CPU `jobs`; else one with all threads. Both given: no more than `jobs` in
-    all. Raises ConfigurationError for a `per_gpu` without a GPU.
+    all. processes: of each run, a GPU each, or a part of the cores. Raises ConfigurationError for a
+    `per_gpu` without a GPU, or fewer GPUs than a run has processes.
     """
     anywhere = set(devices) <= {"auto", "cuda"}
     gpus = find_gpus() if anywhere else []
     if per_gpu and not gpus:
         raise ConfigurationError("--per-gpu: there is no GPU for these runs; use --jobs")
+    if processes > 1:
+        return _shared(gpus, jobs, per_gpu, processes)
     even = math.ceil((jobs or 0) / max(len(gpus), 1))
     shares = [per_gpu or even or _fitting(gpu, memory, cores() // len(gpus)) for gpu in gpus]
     # The first run on every GPU comes before the second on any.
@@ -78,14 +84,36 @@ def slots(
         if n < share
     ][:jobs]
     number = len(names) or jobs or 1
-    # What the caller chose for one library holds for all: two that differ get in each other's way.
-    chosen = [os.environ[name] for name in _THREADS if name in os.environ]
-    threads = chosen[0] if chosen else str(max(1, cores() // number))
-    shared = {name: threads for name in _THREADS if name not in os.environ}
+    shared = _threads(number)
     if names:
         return [Slot({**shared, "CUDA_VISIBLE_DEVICES": name}) for name in names]
     shared["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", _ALLOCATION)
     return [Slot(shared) for _ in range(number)]
+
+
+def _shared(gpus: list[Gpu], jobs: int | None, per_gpu: int | None, processes: int) -> list[Slot]:
+    """Places for runs that take several GPUs each."""
+    if per_gpu:
+        raise ConfigurationError(f"--per-gpu: with gpus: {processes} a run has its GPUs to itself")
+    if gpus and len(gpus) < processes:
+        raise ConfigurationError(f"gpus: {processes}, but this machine has {len(gpus)}")
+    most = len(gpus) // processes or 1
+    number = min(jobs or most, most)
+    shared = _threads(number * processes)
+    taken = [gpus[processes * n : processes * (n + 1)] for n in range(number)]
+    visible = [",".join(gpu.name for gpu in some) for some in taken]
+    return [
+        Slot({**shared, "CUDA_VISIBLE_DEVICES": names} if names else shared, processes)
+        for names in visible
+    ]
+
+
+def _threads(number: int) -> dict[str, str]:
+    """Each one's share of the cores, of so many."""
+    # What the caller chose for one library holds for all: two that differ get in each other's way.
+    chosen = [os.environ[name] for name in _THREADS if name in os.environ]
+    threads = chosen[0] if chosen else str(max(1, cores() // number))
+    return {name: threads for name in _THREADS if name not in os.environ}
 
 
 def _fitting(gpu: Gpu, memory: float, cores: int) -> int:

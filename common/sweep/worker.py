@@ -1,7 +1,9 @@
 """The child process of one run: `python -m common.sweep.worker`, its task as JSON on stdin.
 
 The task: notebook, output, parameters, error (the file for a traceback), scratch (a folder that is
-removed afterwards), parent (process id).
+removed afterwards), parent (process id), processes: more than one share the run's trainings (see
+`common.training.parallel`). Then torchrun starts as many of this module, the task in a file; each
+executes the notebook, and only the first one's output and results are kept.
 Exit status: 0 the notebook ran to its end, 1 it failed and `error` says how.
 """
 
@@ -12,6 +14,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -85,20 +88,49 @@ def describe(error: Exception) -> str:
     return ANSI.sub("", text).rstrip() + "\n"
 
 
+def share(task: dict) -> int:
+    """Have torchrun start the task's processes; returns the exit status."""
+    path = Path(task["scratch"], "task.json")
+    path.write_text(json.dumps(task | {"parent": None}), encoding="utf-8")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+    command = [*torchrun, str(task["processes"]), "-m", "common.sweep.worker", str(path)]
+    return int(subprocess.run(command).returncode != 0)
+
+
+def own_part(path: str) -> dict:
+    """The task of one of several processes: a GPU of its own, and all but the first throw away what
+    they write."""
+    task = json.loads(Path(path).read_text(encoding="utf-8")) | {"processes": 1}
+    rank, gpus = int(os.environ["RANK"]), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[rank]
+    scratch = Path(task["scratch"], str(rank))
+    scratch.mkdir()
+    task |= {"scratch": str(scratch), "parent": os.getppid()}
+    if rank:
+        task["output"] = str(scratch / "notebook.ipynb")
+        task["parameters"]["results_dir"] = str(scratch)
+    return task
+
+
 def main() -> int:
-    task = json.load(sys.stdin)
+    task = own_part(sys.argv[1]) if sys.argv[1:] else json.load(sys.stdin)
 
     def stop(signum: int, frame: object) -> None:
-        kill_marked(os.environ[MARK], spare=[os.getpid()])
+        if not sys.argv[1:]:  # else torchrun asks; kernels end with their workers
+            kill_marked(os.environ[MARK], spare=[os.getpid()])
         shutil.rmtree(task["scratch"], ignore_errors=True)
         os._exit(128 + signum)
 
     signal.signal(signal.SIGTERM, stop)
     end_with_parent(task["parent"], signal.SIGTERM)
+    if task["processes"] > 1:
+        return share(task)
     try:
         execute(task)
     except Exception as error:
-        write_text(task["error"], describe(error))
+        if not Path(task["error"]).exists():  # of several processes the first to fail says why
+            write_text(task["error"], describe(error))
         return 1
     return 0
 

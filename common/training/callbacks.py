@@ -13,6 +13,7 @@ from torchbearer.callbacks import Callback
 
 from common.pruning.masks import Masks, multiply, paired
 from common.results import run_folder, schema
+from common.training import parallel
 from common.training.cuda_graphs import Captured
 from common.training.protocols import Protocol
 
@@ -176,11 +177,12 @@ class Recorder(Callback):
     def resume(self, model: nn.Module, masks: Masks) -> int:
         """Load the checkpoint, if there is one of this stage and these masks; returns the epochs
         already done."""
-        if not self.folder or not run_folder.checkpoint(self.folder).is_file():
+        path, content = self.folder and run_folder.checkpoint(self.folder), None
+        if path and path.is_file():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = parallel.of_first(content)
+        if content is None:
             return 0
-        content = torch.load(
-            run_folder.checkpoint(self.folder), map_location="cpu", weights_only=True
-        )
         weights = content["model"]
         if content.get("stage", "train") != self.stage.name:
             return 0

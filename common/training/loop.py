@@ -19,7 +19,7 @@ from torchbearer.metrics import Metric
 from common.base import environment
 from common.pruning import Masks
 from common.pruning.scores import in_mode
-from common.training import cuda_graphs, steps
+from common.training import cuda_graphs, parallel, steps
 from common.training.callbacks import ApplyMasks, Bar, History, Measure, Recorder, Schedule, Stage
 from common.training.protocols import Protocol
 
@@ -61,11 +61,18 @@ def train(
     progress bar, shown when a person watches. stage: which one it is, of a run that trains several
     times. more: callbacks beside those of every training; checkpoints keep their `state_dict`s.
     captured: on a CUDA device, replay the whole step from a CUDA graph where that pays and works
-    (see `capture`).
+    (see `capture`). Several processes that torchrun started share the training (see `parallel`).
     """
-    history = History()
-    pays = captured and epochs * len(train_data) >= cuda_graphs.FEWEST_STEPS
-    device = next(model.parameters()).device
+    history, device = History(), next(model.parameters()).device
+    parallel.join(model, hyper.micro_batch)
+    masks = parallel.masks_of_first(masks)
+    if parallel.size() > 1:
+        train_data.part = functools.partial(parallel.part, micro_batch=hyper.micro_batch)
+        test_data.part = parallel.part
+        folder = None if parallel.rank() else folder
+    pays = (
+        captured and parallel.size() == 1 and epochs * len(train_data) >= cuda_graphs.FEWEST_STEPS
+    )
     graphs = steps.graphs_for(device) if pays else None
     optimizer = steps.make_optimizer(model, hyper, precision, whole=graphs is not None)
     schedule = Schedule(optimizer, hyper, len(train_data))
@@ -73,7 +80,15 @@ def train(
     measure = functools.partial(evaluate, model, test_data, precision)
     masking = ApplyMasks(model, masks)
     callbacks = [schedule, masking, Measure(measure), recorder, *more]
-    closure = functools.partial(steps.gradients, micro_batch=hyper.micro_batch)
+    autocast_model, metrics = steps.AutocastModel(model, precision), [_LossAndAccuracy("train")]
+    closure = functools.partial(
+        steps.gradients,
+        model=parallel.wrapped(autocast_model),
+        micro_batch=hyper.micro_batch,
+        weight=functools.partial(parallel.weight, train_data),
+    )
+    if parallel.size() > 1 and hyper.micro_batch:
+        callbacks.insert(0, parallel.RunningStatistics(model, train_data, hyper.micro_batch))
     if graphs is not None:
         callbacks.remove(masking)
         step = steps.whole_step(model, optimizer, masking.pairs, precision, hyper.micro_batch)
@@ -81,7 +96,6 @@ def train(
         closure = steps.replaying(recorder.step)
     if progress and environment.person_watches():
         callbacks.append(Bar(progress, epochs))
-    autocast_model, metrics = steps.AutocastModel(model, precision), [_LossAndAccuracy("train")]
     trial = _Trial(autocast_model, optimizer, F.cross_entropy, metrics, callbacks)
     trial.with_train_generator(train_data).with_closure(closure)
     done = recorder.resume(model, masks)
@@ -96,7 +110,7 @@ def train(
     with cuda_graphs.fastest_convolutions(device):
         trial.run(epochs, verbose=0)
     # A trial lives until the garbage collector comes; a graph's memory need not.
-    trial.with_closure(steps.gradients)
+    trial.with_closure(None)
     recorder.step = None
     history.seconds = recorder.clock()
     return history
@@ -112,6 +126,8 @@ def evaluate(model: nn.Module, data: Batches, precision: str = "float32") -> dic
     autocast_model, metric = steps.AutocastModel(model, precision), _LossAndAccuracy("test")
     with in_mode(model, training=False):
         for images, labels in data:
+            if not len(labels):  # another process's
+                continue
             logits = autocast_model(images)
             metric.add(F.cross_entropy(logits, labels), logits, labels)
     return metric.means()
@@ -168,6 +184,8 @@ class _LossAndAccuracy(Metric):
     """Mean loss and accuracy (percent) of an epoch, summed on the device and read once at its end:
     torchbearer's own metrics wait for the device at every batch."""
 
+    device = torch.device("cpu")
+
     def __init__(self, prefix: str) -> None:
         super().__init__("loss_and_accuracy")
         self.prefix = prefix
@@ -186,6 +204,7 @@ class _LossAndAccuracy(Metric):
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count a batch with its mean loss."""
+        self.device = labels.device
         self.loss = self.loss + loss.detach() * len(labels)
         self.hits = self.hits + (logits.detach().argmax(1) == labels).sum()
         self.count += len(labels)
@@ -196,9 +215,11 @@ class _LossAndAccuracy(Metric):
     def means(self) -> dict[str, float]:
         """{`<prefix>_loss`, `<prefix>_accuracy`} of all that was counted, and `test_top5`, in
         percent, where there are `TOP5_CLASSES`."""
-        top5 = {} if self.top5 is None else {"test_top5": 100 * int(self.top5) / self.count}
+        sums = (self.loss, self.hits, self.count, self.top5 or 0)
+        loss, hits, count, five = parallel.summed(sums, self.device)
+        top5 = {} if self.top5 is None else {"test_top5": 100 * five / count}
         return {
-            f"{self.prefix}_loss": float(self.loss) / self.count,
-            f"{self.prefix}_accuracy": 100 * int(self.hits) / self.count,
+            f"{self.prefix}_loss": loss / count,
+            f"{self.prefix}_accuracy": 100 * hits / count,
             **top5,
         }

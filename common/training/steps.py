@@ -153,14 +153,17 @@ class AutocastModel(nn.Module):
         return logits.float()
 
 
-def gradients(state: torchbearer.State, micro_batch: int | None = None) -> Tensor:
+def gradients(
+    state: torchbearer.State,
+    model: nn.Module,
+    micro_batch: int | None,
+    weight: Callable[[torchbearer.State], float],
+) -> Tensor:
     """Gradients of one batch; the optimizer's step calls it."""
     optimizer = state[torchbearer.OPTIMIZER]
     optimizer.zero_grad(set_to_none=True)
-    model, images, labels = (
-        state[k] for k in (torchbearer.MODEL, torchbearer.X, torchbearer.Y_TRUE)
-    )
-    loss, logits = backward(model, optimizer, images, labels, micro_batch)
+    batch = state[torchbearer.X], state[torchbearer.Y_TRUE]
+    loss, logits = backward(model, optimizer, *batch, micro_batch, weight(state))
     state[torchbearer.Y_PRED], state[torchbearer.LOSS] = logits, loss
     return loss
 
@@ -171,18 +174,25 @@ def backward(
     images: Tensor,
     labels: Tensor,
     micro_batch: int | None = None,
+    weight: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """(mean loss, logits) of a batch, without their graph; its gradients are added to the weights'.
+    """(mean loss, logits) of a batch, without their graph; its gradients, times `weight`, are added
+    to the weights'.
 
     micro_batch: how many images go through the network at a time, all where None. The gradient is
     the whole batch's but for the order of its sums, except that BatchNorm normalises by the images
     that go together, and moves its running statistics each time.
     """
-    losses, logits, size = [], [], micro_batch or len(labels)
-    for x, y in zip(images.split(size), labels.split(size), strict=True):
-        found = model(x)
-        loss = F.cross_entropy(found, y) * (len(y) / len(labels))
-        scaled(optimizer, loss).backward()
+    losses, logits, size = [], [], micro_batch or max(len(labels), 1)
+    pieces = list(zip(images.split(size), labels.split(size), strict=True))
+    for number, (x, y) in enumerate(pieces, 1):
+        # Of several processes, they exchange gradients when the last of these are there.
+        alone = number < len(pieces) and hasattr(model, "no_sync")
+        with model.no_sync() if alone else contextlib.nullcontext():
+            found = model(x)
+            share = len(y) / max(len(labels), 1)
+            loss = F.cross_entropy(found, y) * share if share else found.sum()
+            scaled(optimizer, weight * loss).backward()
         losses.append(loss.detach())
         logits.append(found.detach())
     return sum(losses[1:], losses[0]), logits[0] if len(logits) == 1 else torch.cat(logits)
