@@ -46,7 +46,10 @@ def planned(tmp_path: Path, text: str, *settings: str) -> list[Job]:
         ("runs:\n- SNIP", ["block 1", "key: value"]),
         ("defaults: {seed: [1, 2]}\nruns:\n- {method: SNIP}", ["defaults", "seed", "one value"]),
         ("defaults: {sed: 1}\nruns:\n- {method: SNIP}", ["defaults", "'sed'", "'seed'"]),
-        ("runs:\n- {method: SNIP}\nnote: x", ["'note'", "title, description, gpus, defaults, runs"]),
+        (
+            "runs:\n- {method: SNIP}\nnote: x",
+            ["'note'", "title, description, gpus, defaults, runs"],
+        ),
         ("runs: [", ["not valid YAML"]),
         *(
             (f"runs:\n- {{method: SNIP, seed: {value}}}", ["not valid YAML"])
