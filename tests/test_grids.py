@@ -48,7 +48,7 @@ def planned(tmp_path: Path, text: str, *settings: str) -> list[Job]:
         ("defaults: {sed: 1}\nruns:\n- {method: SNIP}", ["defaults", "'sed'", "'seed'"]),
         (
             "runs:\n- {method: SNIP}\nnote: x",
-            ["'note'", "title, description, gpus, defaults, runs"],
+            ["'note'", "description, gpus, defaults, runs"],
         ),
         ("runs: [", ["not valid YAML"]),
         *(
