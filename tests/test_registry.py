@@ -171,9 +171,9 @@ def test_methods_without_options_are_as_they_were(tmp_path, method):
         "run_id method parameters hyperparameters device precision versions code_version started_at"
     )
     assert " ".join(written["hyperparameters"]) == (
-        "name source dataset model epochs batch_size learning_rate micro_batch milestones schedule "
-        "gamma warmup warmed momentum nesterov weight_decay init batchnorm augment precision sparsity "
-        "exceptions"
+        "name source dataset model epochs batch_size learning_rate micro_batch milestones "
+        "schedule gamma warmup warmed momentum nesterov weight_decay init batchnorm augment "
+        "precision sparsity exceptions"
     )
 
 
