@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import re
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -197,6 +197,9 @@ def in_words(cost: pd.DataFrame) -> pd.DataFrame:
 
 
 def _peak() -> int:
-    """Bytes that the process has held at most."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Bytes that the process has held at most. Linux's own count: getrusage's begins with what the
+    parent held."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes

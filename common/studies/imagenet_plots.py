@@ -8,11 +8,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from common.plots import style
 from common.plots.panels import entry
 from common.plots.tables import network_name
 from common.results.reference import METHODS
+from common.results.words import counted
 from common.studies.captions import compression, rows_of, study_caption
 from common.studies.imagenet import Line, labels
 
@@ -47,11 +49,12 @@ def densities(layers: pd.DataFrame, summary: pd.DataFrame, exponent: float) -> F
         axes.axhline(1, color=style.GREY, lw=0.8, zorder=0)
         axes.set(yscale="log", title=network_name(*network), ylabel="Density /\nnetwork's")
         axes.set_xlim(-1, len(names))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     rows[-1].set_xlabel("Layer, from input to output")
     marks = [entry(r, ls="", marker=m, color=style.INK) for r, m in _MARKS.items()]
     style.legend_above(figure, [*_handles(at, marked=False), *marks])
     told = f"Compression {compression(10.0**exponent)}."
-    style.write_caption(figure, told, study_caption(summary))
+    style.write_caption(figure, told, study_caption(summary), _fewer(summary))
     return figure
 
 
@@ -78,7 +81,7 @@ def collapse(summary: pd.DataFrame) -> Figure:
     panels[1, 0].set_ylabel("On no path [%]")
     style.legend_above(figure, _handles(summary))
     told = "Dotted: one weight for each layer is left."
-    style.write_caption(figure, told, study_caption(summary))
+    style.write_caption(figure, told, study_caption(summary), _fewer(summary))
     return figure
 
 
@@ -107,7 +110,7 @@ def roles(shares: pd.DataFrame, summary: pd.DataFrame, chosen: Sequence[str]) ->
         axes.set_xlabel("Compression")
     style.legend_above(figure, _handles(summary))
     told = "Dotted: the density of the whole network. Where nothing is left a line ends."
-    style.write_caption(figure, told, study_caption(summary))
+    style.write_caption(figure, told, study_caption(summary), _fewer(summary))
     return figure
 
 
@@ -136,3 +139,14 @@ def _lines(table: pd.DataFrame) -> list[tuple]:
 
 def _networks(table: pd.DataFrame) -> list[tuple]:
     return list(dict.fromkeys(table[_NETWORK].itertuples(index=False, name=None)))
+
+
+def _fewer(summary: pd.DataFrame) -> str:
+    """Which networks have fewer seeds than another."""
+    counts = summary.groupby(_NETWORK, sort=False)["seed"].nunique()
+    told = [
+        f"{network_name(*network)}: {counted(number, 'seed')}"
+        for network, number in counts.items()
+        if number < counts.max()
+    ]
+    return "; ".join(told) + "." * bool(told)
