@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
-from helpers import assert_same, carry_out, untimed
+from helpers import assert_same, carry_out, tables, untimed
 
 from common import datasets
 from common.base.errors import ConfigurationError
 from common.models import build
 from common.pruning import prune
+from common.results import run_folder
 from common.runs.experiment import configure
-from common.sweep import grid, slots
+from common.sweep import grid, processes, slots
 from common.sweep.execute import run_notebook
 from common.training import callbacks, loop, parallel
 from common.training.protocols import PROTOCOLS
@@ -59,26 +62,45 @@ def test_two_processes_train_as_one_and_resume(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_shared_by_two_processes_leaves_the_results_of_one(tmp_path):
-    given = {
-        **{"protocol": "quick", "model": "lenet_300_100", "sparsity": 0.8, "epochs": 2},
-        **{"device": "cpu", "seed": 1},
-    }
+def test_a_run_of_two_processes_one_of_which_dies_leaves_the_results_of_one(tmp_path):
+    given = {"protocol": "quick", "model": "lenet_300_100", "sparsity": 0.8, "epochs": 40}
+    given |= {"device": "cpu", "seed": 1}
     alone = carry_out(configure("magnitude", **given, results_dir=tmp_path / "one"))
-    shared = configure("magnitude", **given, results_dir=tmp_path / "two")
-    shared.folder.mkdir(parents=True)
-    notebook, output = ROOT / "trials/magnitude/magnitude.ipynb", shared.folder / "notebook.ipynb"
-    parameters = shared.parameters()
-    ended = run_notebook(notebook, output, parameters, mark=str(tmp_path), processes=2)
+    run = configure("magnitude", **given, results_dir=tmp_path / "two")
+    run.folder.mkdir(parents=True)
+    source = nbformat.read(ROOT / "trials/magnitude/magnitude.ipynb", 4)
+    often = "from common.training import callbacks\n\ncallbacks.CHECKPOINT_SECONDS = 0.0"
+    source.cells.insert(2, nbformat.v4.new_code_cell(often))  # after the set-up
+    nbformat.write(source, tmp_path / "magnitude.ipynb")
+    files = tmp_path / "magnitude.ipynb", run.folder / "notebook.ipynb"
+    shared = functools.partial(run_notebook, *files, run.parameters(), str(tmp_path), processes=2)
+    checkpoint, struck = run_folder.checkpoint(run.folder), []
+
+    def strike() -> bool:
+        """Kills the second process's kernel, once there is something to go on from."""
+        if checkpoint.is_file() and not struck:
+            found = processes.marked(str(tmp_path))
+            struck.extend(p for p in found if "1/kernel.json" in " ".join(p.cmdline()))
+            struck[0].kill()
+        return True
+
+    assert shared(carry_on=strike).state == "failed"
+    rows = torch.load(checkpoint, weights_only=True)["rows"]
+    assert 1 < len(rows) <= 40
+    ended = shared()
     assert ended is None, ended
-    expected, found = untimed(alone.experiment.folder), untimed(shared.folder)
+    seconds = tables(run.folder)["epochs"]["seconds"].tolist()
+    assert seconds[: len(rows)] == [row["seconds"] for row in rows]  # not trained again
+    expected, found = untimed(alone.experiment.folder), untimed(run.folder)
     device = found["summary"].pop("device")
     assert device.str.endswith("2 processes").all()
     expected["summary"] = expected["summary"].drop(columns="device")
     assert found.keys() == expected.keys()
     for name, table in expected.items():
-        pd.testing.assert_frame_equal(found[name], table, rtol=1e-4)
-    masks = [f / "masks.safetensors" for f in (alone.experiment.folder, shared.folder)]
+        # The order of sums, carried on through forty epochs.
+        pd.testing.assert_frame_equal(found[name], table, rtol=1e-2)
+    pd.testing.assert_frame_equal(found["epochs"][:4], expected["epochs"][:4], rtol=1e-4)
+    masks = [f / "masks.safetensors" for f in (alone.experiment.folder, run.folder)]
     assert masks[0].read_bytes()[-1000:] == masks[1].read_bytes()[-1000:]
 
 
