@@ -6,7 +6,7 @@ import pytest
 from common.base.paths import ROOT
 from common.commands import hours, publish
 from common.runs.experiment import configure
-from common.sweep import needs
+from common.runs.network import work
 
 
 def run(model="resnet20", **parameters):
@@ -26,13 +26,13 @@ def test_throughput_is_the_median_of_runs_on_a_core(tmp_path):
 def test_an_epoch_is_measured_or_goes_by_the_multiply_adds_of_the_nearest_network():
     measured = {("resnet20", "cifar10"): 500.0, ("lenet_300_100", "mnist"): 1e5}
     assert hours.cpu_epoch(run(), measured) == pytest.approx(50_000 / 500)
-    ratio = needs.work("vgg16", "cifar10") / needs.work("resnet20", "cifar10")
+    ratio = work("vgg16", "cifar10") / work("resnet20", "cifar10")
     assert hours.cpu_epoch(run("vgg16"), measured) == pytest.approx(100 * ratio)
 
 
 def test_a_gpu_works_at_its_share_of_the_peak_and_no_step_is_for_nothing():
     peak, share = hours.GPUS["P100"]
-    step = 6 * needs.work("vgg16", "cifar10") * 100 / (peak * 1e12 * share)
+    step = 6 * work("vgg16", "cifar10") * 100 / (peak * 1e12 * share)
     assert hours.gpu_seconds([run("vgg16")], "P100") == pytest.approx(3 * 500 * step)
     assert hours.gpu_seconds([run("lenet_300_100")] * 2, "A100") == pytest.approx(
         2 * 3 * 500 * hours.STEP

@@ -15,7 +15,8 @@ import pandas as pd
 from common.base.paths import ROOT
 from common.runs import registry
 from common.runs.experiment import Experiment
-from common.sweep import grid, needs, plan
+from common.runs.network import work
+from common.sweep import grid, plan
 
 IMAGES = {
     **{"digits": 1_437, "mnist": 60_000, "fashion_mnist": 60_000},
@@ -66,11 +67,11 @@ def throughput(results: Path) -> dict[Network, float]:
 def cpu_epoch(run: Experiment, measured: Mapping[Network, float]) -> float:
     """Seconds of an epoch on one core: as measured, or of the measured network whose multiply-adds
     are nearest, in proportion to them."""
-    work = needs.work(run.model, run.dataset)
-    nearest = min(measured, key=lambda other: abs(math.log(needs.work(*other) / work)))
+    own = work(run.model, run.dataset)
+    nearest = min(measured, key=lambda other: abs(math.log(work(*other) / own)))
     if (run.model, run.dataset) in measured:
         nearest = (run.model, run.dataset)
-    return IMAGES[run.dataset] / measured[nearest] * work / needs.work(*nearest)
+    return IMAGES[run.dataset] / measured[nearest] * own / work(*nearest)
 
 
 def gpu_seconds(runs: Iterable[Experiment], gpu: str) -> float:
@@ -78,7 +79,7 @@ def gpu_seconds(runs: Iterable[Experiment], gpu: str) -> float:
     peak, share = GPUS[gpu]
     seconds = 0.0
     for run in runs:
-        operations = OPERATIONS * needs.work(run.model, run.dataset) * run.batch_size
+        operations = OPERATIONS * work(run.model, run.dataset) * run.batch_size
         step = max(STEP, operations / (peak * 1e12 * share))
         seconds += run.all_epochs * math.ceil(IMAGES[run.dataset] / run.batch_size) * step
     return seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from common.base.seeding import generator
 from common.base.version import code_version
 from common.models.initialisation import initialise
 from common.pruning import Masks, Method
+from common.pruning.diagnostics import multiply_adds
 from common.pruning.scores import Context
 from common.training import loop
 from common.training.callbacks import History, Stage
@@ -29,6 +31,14 @@ TRAINING_BATCH = 128
 # Wang et al.'s for NTK-SAP.
 INPUTS_PER_CLASS = 10
 EVALUATION_BATCH = 1000
+
+
+@functools.cache
+def work(model: str, dataset: str) -> float:
+    """Multiply-accumulate operations for one image."""
+    spec = datasets.DATASETS[dataset]
+    network = models.build(model, spec.shape, spec.classes)
+    return float(sum(multiply_adds(network, spec.shape).values()))
 
 
 @dataclass(frozen=True, eq=False)

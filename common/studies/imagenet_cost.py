@@ -33,7 +33,7 @@ from common.studies.tables import PROVENANCE, Table
 
 SPARSITY = 0.9
 INPUTS = 2  # that NTK-SAP makes for a pass, where it is published with ten of each class
-BATCHES = (1, 16)  # of which the latency is measured
+BATCHES = (1, 128)  # of which the latency is measured
 
 
 @dataclass(frozen=True)

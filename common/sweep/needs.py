@@ -1,4 +1,4 @@
-"""What a run takes: arithmetic, and memory on a GPU. It builds networks, so it imports torch."""
+"""What a run takes of a GPU's memory. It builds networks, so it imports torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from common import datasets, models
 from common.datasets import streamed
 from common.pruning import prunable
-from common.pruning.diagnostics import multiply_adds
 from common.runs import registry
 from common.runs.experiment import Experiment
 from common.runs.network import EVALUATION_BATCH, SCORING_BATCH
@@ -21,14 +20,6 @@ CONTEXT = 1.0e9  # bytes: CUDA's context and the workspaces of its libraries
 IMAGES = 120_000  # of the largest data set, a byte each channel of each pixel
 SINGLE = 4  # bytes of a float32; a run in lower precision takes less
 COPIES = 12  # of the weights: gradients, momentum, masks; scoring in float64 and its buffers
-
-
-@functools.cache
-def work(model: str, dataset: str) -> float:
-    """Multiply-accumulate operations for one image."""
-    spec = datasets.DATASETS[dataset]
-    network = models.build(model, spec.shape, spec.classes)
-    return float(sum(multiply_adds(network, spec.shape).values()))
 
 
 @dataclass(frozen=True)

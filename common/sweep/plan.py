@@ -100,6 +100,7 @@ def check_data(jobs: Iterable[Job]) -> None:
 
 def job(configured: Experiment, notebook: Path) -> Job:
     """The run, ready to be carried out; what it takes is measured on its network's shapes."""
+    from common.runs import network
     from common.sweep import needs
 
     parameters = configured.parameters()
@@ -116,6 +117,6 @@ def job(configured: Experiment, notebook: Path) -> Job:
         notebook=notebook,
         parameters=parameters,
         kind=(*method, configured.model, configured.dataset, epochs, configured.batch_size),
-        cost=(epochs + 1) * needs.work(configured.model, configured.dataset),
+        cost=(epochs + 1) * network.work(configured.model, configured.dataset),
         memory=needs.memory_needed(configured),
     )
