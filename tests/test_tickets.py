@@ -29,7 +29,7 @@ from common.runs.ticket_settings import densities, rewind_step
 from common.sweep import earlier, grid, plan, report
 from common.sweep.plan import Job
 from common.tickets import ticket_plots
-from common.tickets.levels import collect_levels
+from common.tickets.levels import beside_ablations, collect_levels
 from common.tickets.ticket import TicketRun
 from common.tickets.trainings import Remaining
 from common.training import callbacks, loop
@@ -618,6 +618,18 @@ def test_an_altered_ticket_counts_with_its_last_level_alone():
     assert ticket.get_ydata() == pytest.approx([90.5] * 3)
     assert shuffled.get_xdata() == pytest.approx([98])
     assert shuffled.get_ydata() == pytest.approx([75.5])
+
+
+def test_networks_without_ablations_or_with_one_retraining_have_no_panel():
+    both, plain = made_up_levels(), made_up_levels(dataset="mnist", ablation="none")
+    rewound = made_up_levels(dataset="cifar10", retrain="rewind_weights")
+    found = beside_ablations(pd.concat([both, plain, both.assign(levels=1)]))
+    assert found["dataset"].unique().tolist() == ["digits"]
+    assert found["retrain"].unique().tolist() == ["rewind_weights"]
+    assert len(found) == len(both) * 2 / 3
+    published = reference.retraining().iloc[:0]
+    figure = ticket_plots.retraining_compared(pd.concat([both, rewound]), published)
+    assert left_titles(figure) == ["LeNet-300-100, Digits, iterative"]
 
 
 def test_levels_that_runs_share_count_once():

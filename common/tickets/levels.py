@@ -49,3 +49,11 @@ def collect_levels(root: Path) -> pd.DataFrame:
     if "levels" not in found:
         raise ConfigurationError(f"{root}: no finished lottery ticket, and no levels.csv")
     return found["levels"]
+
+
+def beside_ablations(levels: pd.DataFrame) -> pd.DataFrame:
+    """Of many runs' levels those of tickets found in rounds and rewound to their weights, of the
+    networks on which masks were shuffled or weights redrawn as well."""
+    found = levels[(levels["retrain"] == "rewind_weights") & (levels["levels"] != 1)]
+    ablations = found.groupby(["dataset", "model", "protocol"])["ablation"].transform("nunique")
+    return found[ablations > 1]

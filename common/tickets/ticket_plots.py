@@ -205,8 +205,9 @@ def retraining_compared(levels: pd.DataFrame | None, published: pd.DataFrame) ->
     al. published.
 
     levels: ours, of `collect_levels` (several networks may be in it), or None; published: rows of
-    `reference.retraining`. A panel per network and data set, one row of them for one-shot
-    and one for iterative pruning; where both are of one network, theirs are thin and hollow.
+    `reference.retraining`. A panel per network and data set on which ours were retrained in
+    several ways, one row of them for one-shot and one for iterative pruning; where both are of one
+    network, theirs are thin and hollow.
     """
     parts = {}
     if levels is not None and len(levels):
@@ -214,7 +215,8 @@ def retraining_compared(levels: pd.DataFrame | None, published: pd.DataFrame) ->
         points = points[(points["level"] > 0) & (points["ablation"] == "none")]
         points["how"] = np.where(points["levels"] == 1, "one-shot", "iterative")
         for key, part in points.groupby(["model", "dataset"]):
-            parts[key] = part
+            if part["retrain"].nunique() > 1:
+                parts[key] = part
     networks = dict.fromkeys([*parts, *zip(published["model"], published["dataset"], strict=True)])
     ways = [
         how
