@@ -97,6 +97,7 @@ def test_shuffle_network_keeps_the_total_and_evens_the_densities(network, batche
 # Reinit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), [*ONE_SHOT, ("SNIP", "force")])
 def test_reinit_keeps_the_mask_and_redraws_the_weights(network, batches, method, variant):
     plain, old, _ = pruned(network, batches, method, 0.8, "none", variant)
@@ -286,6 +287,7 @@ def test_wrong_combinations(combination, message):
         parse(combination)
 
 
+@pytest.mark.slow
 def test_every_method_takes_every_ablation(residual, monkeypatch):
     batch = [(torch.randn(4, 3, 6, 6), torch.randint(3, (4,)))]
     for method, variants in METHODS.items():

@@ -54,6 +54,7 @@ def test_what_is_decided_for_a_device():
         assert environment.float64_device(torch.device(name)) == torch.device(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_run_needs_nothing_that_the_device_lacks(method, tmp_path, monkeypatch):
     """Scores, masks, a training, diagnostics and tables, on a device that refuses; and its masks

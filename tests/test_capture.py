@@ -152,6 +152,7 @@ def test_random_numbers_of_a_step_are_drawn_once(loaders, stand_in):
     assert made[0].replayed > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_warning")
 @pytest.mark.parametrize("hyper", [HYPER, LINEAR], ids=["steps", "linear"])
 @pytest.mark.parametrize("breaks_at", [(1, 0), (2, 4), (3, 2)])
@@ -228,6 +229,7 @@ class OtherLogits(StandIn):
         results[1].copy_(results[1].roll(1, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "says"),
     [

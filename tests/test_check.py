@@ -175,6 +175,7 @@ def test_what_is_not_well_made_is_told_what_helps(write, tmp_path, capsys, monke
     assert not list(tmp_path.glob("check/*")), "nothing is run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "sees"),
     [
@@ -222,6 +223,7 @@ def test_magnitude_from_outside_is_magnitude(write, tmp_path):
 # 3. Does it matter which weights?
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", ["none", "shuffle", "reinit", "invert"])
 @pytest.mark.parametrize(("code", "method"), [(SIZE, "magnitude"), (FLOW, "synflow")])
 def test_from_outside_the_numbers_are_the_suites_own(write, tmp_path, code, method, ablation):

@@ -188,6 +188,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_is_killed_and_resumed_to_the_same_numbers(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)

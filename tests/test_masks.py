@@ -276,6 +276,7 @@ def context(model) -> Context:
     return Context((3, 6, 6), batches, generator(0, "pruning"), initialise=redraw, inputs=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.9, 0.997])
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_every_round_keeps_what_its_schedule_says(residual, name, variant, sparsity):

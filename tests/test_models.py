@@ -108,6 +108,7 @@ def test_which_models_fit_which_data_sets():
             assert sizes == set(DATASETS) - {"imagenet"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dataset"), fitting())
 def test_output_shape_and_modules_that_hooks_see(name, dataset):
     spec = DATASETS[dataset]
@@ -129,6 +130,7 @@ def test_output_shape_and_modules_that_hooks_see(name, dataset):
     assert dataset == "imagenet" or calls == dict.fromkeys(leaves, 1)
 
 
+@pytest.mark.slow
 def test_every_weight_matters_on_the_smallest_images():
     # Not so for 3 x 3 kernels on a 1 x 1 map, where all but the centre see padding only.
     for name, model in MODELS.items():

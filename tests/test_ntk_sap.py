@@ -137,6 +137,7 @@ def test_the_change_along_every_axis_is_the_trace(linear):
         torch.testing.assert_close(one, EPSILON**2 * other, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_the_expected_score_is_the_slope_of_the_trace(linear):
     model, masks, inputs = linear
     stream, draws = generator(0, "noise"), []
@@ -278,6 +279,7 @@ def test_a_run_on_digits(tmp_path, monkeypatch):
     assert one.save().loc[0, "test_accuracy"] > 30
 
 
+@pytest.mark.slow
 def test_in_float64_rounding_has_nothing_to_grow_from_over_the_rounds():
     # In float32 most machines round these two layouts differently, and end with other masks.
     case, method = Case("small_vgg", "digits", 2, torch.float64), METHODS["ntk_sap"][""]

@@ -37,6 +37,7 @@ def darkest(figure) -> int:
     return int(np.asarray(Image.open(picture).convert("L")).min())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["SNIP", "grasp", "synflow", "random"])
 def test_no_figure_costs_a_run_in_which_nothing_is_left(tmp_path, capsys, method):
     run = pruned(tmp_path, method, sparsity=0.9999999)

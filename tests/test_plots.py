@@ -273,6 +273,7 @@ def test_runs_with_a_collapsed_layer_are_crossed():
     assert "a layer has collapsed" in legend(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [METHODS, ["grasp"], ["ours", "SNIP"]])
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_any_set_of_methods_and_seeds_draws(methods, seeds):
@@ -603,6 +604,7 @@ def test_the_reversed_grasp_of_the_first_version_counts_as_inverted():
     assert set(rows[rows["method"] != "grasp"]["ablation"]) == {"none"}
 
 
+@pytest.mark.slow
 def test_reference_curves_are_grey_named_cautioned_and_of_one_source():
     summary, _, _ = made_up(METHODS)
     theirs = reference.curves("comp6258", "cifar10", "vgg16")

@@ -42,6 +42,7 @@ def resnet50():
     return torchvision.models.resnet50(weights=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "variant", "sparsity"),
     [("magnitude", "", 0.9), ("SNIP", "", 0.95), ("synflow", "one_shot", 0.8)],

@@ -145,6 +145,7 @@ print(run.save()[["parameters_prunable", "parameters_kept"]].values.tolist())
 """
 
 
+@pytest.mark.slow
 def test_what_the_readme_adds_is_added_by_following_it(tmp_path):
     clone(tmp_path)
     follow_adding_to_it(tmp_path)

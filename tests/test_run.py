@@ -32,6 +32,7 @@ def configured(tmp_path, method="magnitude", **parameters):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_of_every_method(tmp_path, method):
     run = carry_out(configured(tmp_path, method, sparsity=0.8))
@@ -95,6 +96,7 @@ def test_no_epochs_prunes_and_reports(tmp_path):
     assert collect(tmp_path).summary["epochs"].tolist() == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
@@ -225,6 +227,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch):
     expected = carry_out(configured(tmp_path / "straight", epochs=3))
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)

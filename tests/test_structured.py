@@ -367,6 +367,7 @@ def test_latency_is_the_quickest_of_passes_that_take_turns(network, monkeypatch)
     assert all(model.training for model in models.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("small_vgg", DIGITS), ("resnet20", (3, 16, 16))])
 def test_the_exported_network_loads_again(network, tmp_path, name, shape):
     model = trained(network(name, shape), shape)
@@ -814,6 +815,7 @@ def test_published_points():
     assert "more than 5 points" in caption(figure)
 
 
+@pytest.mark.slow
 def test_the_shipped_grid(tmp_path):
     notebooks = {"filter_lasso": ROOT / "trials/filter_lasso/filter_lasso.ipynb"}
     shipped = grid.find("filter_lasso", ROOT / "trials/grids", notebooks)

@@ -385,6 +385,7 @@ def test_the_alternation_ends_between_the_dense_network_and_one_shot(tiny):
     assert kept.max() <= gone.min()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
 def test_proper_inversion_of_synflow_cuts_the_network(tiny, sparsity):
     masks = inversion.synflow_inverted(tiny, sparsity)

@@ -307,6 +307,7 @@ def checkpoints(monkeypatch):
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("breaks_at", "resumes_at"), [((0, 3), 0), ((1, 0), 1), ((2, 4), 2), ((3, 2), 3)]
 )

@@ -25,7 +25,7 @@ from common.results.words import judged
 
 SAMPLE = 1 << 16  # weights that a histogram is made of
 BANDS = 4  # lines up to which each has a band; more have their runs' dots
-CLOSE_UP = 15.0  # points below the best that are enlarged
+CLOSE_UP = 5.0  # points below the best that are enlarged where the axis spans twice that
 CLOSEST = 4.0  # percentage points that an axis spans at least
 PANELS = {
     "test_accuracy": "Test accuracy (%)",
@@ -145,7 +145,7 @@ def tickets_compared(levels: pd.DataFrame, by: str, least: float = 0.0) -> Figur
     if shown["early_stop_iteration"].nunique() == 1:  # the last one everywhere: it says nothing
         panels.pop()
     best = shown["test_accuracy"].max()
-    if best - shown["test_accuracy"].min() > CLOSE_UP:
+    if best - shown["test_accuracy"].min() > 2 * CLOSE_UP:
         panels.insert(1, ("test_accuracy", "Close-up (%)"))
     figure = style.new_figure(3.7)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -160,7 +160,7 @@ def tickets_compared(levels: pd.DataFrame, by: str, least: float = 0.0) -> Figur
         axes.set_xlabel(REMOVED)
         axes.set_ylabel(label)
         if label.startswith("Close-up"):
-            axes.set_ylim(best - CLOSE_UP, best + 1)
+            axes.set_ylim(best - CLOSE_UP, best + CLOSE_UP / 15)
         else:
             _within(axes, column)
     handles = [_handle(look) for value, look in LOOKS[by].items() if (shown[by] == value).any()]
