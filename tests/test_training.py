@@ -340,6 +340,33 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     assert history.seconds > 0
 
 
+def test_dropout_follows_the_seed_and_a_resumed_training_drops_the_same(
+    loaders, checkpoints, tmp_path
+):
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 10)
+    )
+
+    def trained(model: nn.Module, *data, **options) -> nn.Module:
+        """Whatever torch's own generator has drawn before, which is left as it was found."""
+        before = torch.random.get_rng_state()
+        train(model, {}, *data or loaders(), HYPER, EPOCH_COUNT, "float32", **options)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        torch.rand(1)
+        return model
+
+    straight = trained(copy.deepcopy(network))
+    assert_same_state(trained(copy.deepcopy(network)), straight)
+    other = trained(copy.deepcopy(network), seed=1).state_dict()
+    assert not torch.equal(other["1.weight"], straight.state_dict()["1.weight"])
+    train_data, test_data = loaders()
+    train_data.breaks_at = (2, 4)
+    with pytest.raises(Interrupted):
+        trained(copy.deepcopy(network), train_data, test_data, folder=tmp_path)
+    assert checkpoint(tmp_path).is_file()
+    assert_same_state(trained(copy.deepcopy(network), folder=tmp_path), straight)
+
+
 def test_a_checkpoint_of_other_masks_is_not_used(loaders, pruned, checkpoints, tmp_path):
     model, masks = pruned()
     train(model, masks, *loaders(), HYPER, 1, "float32", folder=tmp_path)

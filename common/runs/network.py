@@ -139,4 +139,5 @@ class Trainer:
             progress=progress,
             stage=stage,
             more=more,
+            seed=self.network.seed,
         )

@@ -11,6 +11,7 @@ import torchbearer
 from torch import Tensor, nn
 from torchbearer.callbacks import Callback
 
+from common.base.seeding import generator
 from common.pruning.masks import Masks, multiply, paired
 from common.results import run_folder, schema
 from common.training import parallel
@@ -83,6 +84,20 @@ class ApplyMasks(Callback):
 
     def on_step_training(self, state) -> None:
         multiply(self.pairs)
+
+
+class Dropout(Callback):
+    """What dropout drops follows from the run's seed, the epoch and, of several processes, which it
+    is: it draws from torch's global generators, which start anew in every epoch. So a resumed
+    training drops what the uninterrupted one does."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def on_start_epoch(self, state) -> None:
+        place = state[torchbearer.EPOCH] * parallel.size() + parallel.rank()
+        torch.manual_seed(generator(self.seed, "dropout", place).initial_seed())
 
 
 class Measure(Callback):

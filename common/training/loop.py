@@ -12,6 +12,7 @@ import torch
 import torchbearer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
 from torchbearer import Trial
 from torchbearer.callbacks import Callback
 from torchbearer.metrics import Metric
@@ -20,7 +21,16 @@ from common.base import environment
 from common.pruning import Masks
 from common.pruning.scores import in_mode
 from common.training import cuda_graphs, parallel, steps
-from common.training.callbacks import ApplyMasks, Bar, History, Measure, Recorder, Schedule, Stage
+from common.training.callbacks import (
+    ApplyMasks,
+    Bar,
+    Dropout,
+    History,
+    Measure,
+    Recorder,
+    Schedule,
+    Stage,
+)
 from common.training.protocols import Protocol
 
 
@@ -51,6 +61,7 @@ def train(
     stage: Stage | None = None,
     more: Sequence[Callback] = (),
     captured: bool = True,
+    seed: int = 0,
 ) -> History:
     """Train the masked `model` for `epochs`; its pruned weights stay zero throughout.
 
@@ -61,7 +72,8 @@ def train(
     progress bar, shown when a person watches. stage: which one it is, of a run that trains several
     times. more: callbacks beside those of every training; checkpoints keep their `state_dict`s.
     captured: on a CUDA device, replay the whole step from a CUDA graph where that pays and works
-    (see `capture`). Several processes that torchrun started share the training (see `parallel`).
+    (see `capture`). seed: of what the network itself draws (see `callbacks.Dropout`). Several
+    processes that torchrun started share the training (see `parallel`).
     """
     history, device = History(), next(model.parameters()).device
     parallel.join(model, hyper.micro_batch)
@@ -87,6 +99,9 @@ def train(
         micro_batch=hyper.micro_batch,
         weight=functools.partial(parallel.weight, train_data),
     )
+    drops = any(isinstance(module, _DropoutNd) for module in model.modules())
+    if drops:
+        callbacks.append(Dropout(seed))
     if parallel.size() > 1 and hyper.micro_batch:
         callbacks.insert(0, parallel.RunningStatistics(model, train_data, hyper.micro_batch))
     if graphs is not None:
@@ -107,7 +122,8 @@ def train(
     started = time.perf_counter()
     before = history.seconds
     recorder.clock = lambda: before + time.perf_counter() - started
-    with cuda_graphs.fastest_convolutions(device):
+    devices = [device] if device.type == "cuda" else []
+    with cuda_graphs.fastest_convolutions(device), torch.random.fork_rng(devices, enabled=drops):
         trial.run(epochs, verbose=0)
     # A trial lives until the garbage collector comes; a graph's memory need not.
     trial.with_closure(None)
