@@ -246,6 +246,8 @@ def changes(
         mean, low, high = (f"{10**v:.3g}" for v in (one.mean, one.low, one.high))
         if one.n < LEAST:
             return f"{mean} ({counted(one.n, 'seed')})"
+        if low == high == "1":  # closer than the digits that are shown
+            return "1"
         return f"{mean} [{low}, {high}]" if one.excludes_zero else "no difference found"
 
     return _by_role(ratio.groupby(level=["method", "role"], sort=False).agg(told).unstack())
